@@ -1,0 +1,5 @@
+//! Data sets: where they come from, how they are checked, in which order they are walked.
+
+pub mod sequences;
+
+pub use sequences::{Dataset, Sequences, Split, Values};

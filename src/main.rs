@@ -1,0 +1,3 @@
+//! The `fused-lstm` program.
+
+fn main() {}
