@@ -1,7 +1,14 @@
 //! Trains LSTM sequence classifiers.
 
 pub mod data;
+pub mod engine;
 pub mod error;
+pub mod fixture;
+pub mod init;
+pub mod optimizer;
 pub mod progress;
+pub mod reference;
+pub mod shape;
+pub mod tensor_file;
 
 pub use error::{Error, Result};

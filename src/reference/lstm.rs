@@ -1,0 +1,126 @@
+//! The LSTM layer over one batch of sequences.
+//!
+//! ```text
+//! a = z · w_x + h · w_h + b
+//! i, f, o = sigmoid(a_i), sigmoid(a_f + forget_bias), sigmoid(a_o);  g = tanh(a_g)
+//! c' = f ∘ c + i ∘ g,  h' = o ∘ tanh(c')
+//! ```
+
+use super::{Real, linear};
+use crate::shape::gate;
+
+/// The parameters of the layer.
+#[derive(Clone, Copy)]
+pub struct Weights<'a, F> {
+    /// `[P,4H]`
+    pub w_x: &'a [F],
+    /// `[H,4H]`
+    pub w_h: &'a [F],
+    /// `[4H]`
+    pub b: &'a [F],
+    /// Added to the forget gate before its sigmoid.
+    pub forget_bias: F,
+}
+
+/// What the forward pass keeps, time first.
+pub struct Saved<F> {
+    /// Gates after their activation, `[T,B,4H]`.
+    pub gates: Vec<F>,
+    /// Cell state, `[T+1,B,H]`; slot 0 is zero.
+    pub c: Vec<F>,
+    /// Hidden state, `[T+1,B,H]`; slot 0 is zero.
+    pub h: Vec<F>,
+}
+
+/// Gradients of the layer's parameters.
+pub struct WeightGradients<'a, F> {
+    /// `[P,4H]`
+    pub w_x: &'a mut [F],
+    /// `[H,4H]`
+    pub w_h: &'a mut [F],
+    /// `[4H]`
+    pub b: &'a mut [F],
+}
+
+fn sigmoid<F: Real>(x: F) -> F {
+    F::one() / (F::one() + (-x).exp())
+}
+
+/// Runs `z [B,T,P]` through the layer, from zero states; H is a quarter of the width of `b`.
+pub fn forward<F: Real>(z: &[F], batch: usize, weights: Weights<F>) -> Saved<F> {
+    let g_width = weights.b.len();
+    let hidden = g_width / 4;
+    let p = weights.w_x.len() / g_width;
+    let steps = z.len() / (batch * p);
+    let mut gates = vec![F::zero(); steps * batch * g_width];
+    let mut c = vec![F::zero(); (steps + 1) * batch * hidden];
+    let mut h = c.clone();
+    for t in 0..steps {
+        for row in 0..batch {
+            let before = (t * batch + row) * hidden;
+            let after = before + batch * hidden;
+            let a = &mut gates[(t * batch + row) * g_width..][..g_width];
+            a.copy_from_slice(weights.b);
+            linear::add_product(&z[(row * steps + t) * p..][..p], weights.w_x, a);
+            linear::add_product(&h[before..][..hidden], weights.w_h, a);
+            for unit in 0..hidden {
+                let at = |gate: usize| gate * hidden + unit;
+                let i = sigmoid(a[at(gate::I)]);
+                let f = sigmoid(a[at(gate::F)] + weights.forget_bias);
+                let g = a[at(gate::G)].tanh();
+                let o = sigmoid(a[at(gate::O)]);
+                (a[at(gate::I)], a[at(gate::F)], a[at(gate::G)], a[at(gate::O)]) = (i, f, g, o);
+                let cell = f * c[before + unit] + i * g;
+                c[after + unit] = cell;
+                h[after + unit] = o * cell.tanh();
+            }
+        }
+    }
+    Saved { gates, c, h }
+}
+
+/// From `dh_last [B,H]`, the gradient by the last hidden state: adds the gradients of the parameters to `d` and
+/// returns `dz [B,T,P]`.
+pub fn backward<F: Real>(
+    z: &[F],
+    saved: &Saved<F>,
+    dh_last: &[F],
+    weights: Weights<F>,
+    d: &mut WeightGradients<F>,
+) -> Vec<F> {
+    let g_width = weights.b.len();
+    let hidden = g_width / 4;
+    let p = weights.w_x.len() / g_width;
+    let batch = dh_last.len() / hidden;
+    let steps = saved.gates.len() / (batch * g_width);
+    let mut dz = vec![F::zero(); z.len()];
+    let mut unused = vec![F::zero(); g_width];
+    for row in 0..batch {
+        let mut dh = dh_last[row * hidden..][..hidden].to_vec();
+        let mut dc = vec![F::zero(); hidden];
+        for t in (0..steps).rev() {
+            let before = (t * batch + row) * hidden;
+            let after = before + batch * hidden;
+            let gates = &saved.gates[(t * batch + row) * g_width..][..g_width];
+            let mut da = vec![F::zero(); g_width];
+            for unit in 0..hidden {
+                let at = |gate: usize| gate * hidden + unit;
+                let (i, f, g, o) = (gates[at(gate::I)], gates[at(gate::F)], gates[at(gate::G)], gates[at(gate::O)]);
+                let tanh_c = saved.c[after + unit].tanh();
+                let one = F::one();
+                dc[unit] += dh[unit] * o * (one - tanh_c * tanh_c);
+                da[at(gate::I)] = dc[unit] * g * i * (one - i);
+                da[at(gate::F)] = dc[unit] * saved.c[before + unit] * f * (one - f);
+                da[at(gate::G)] = dc[unit] * i * (one - g * g);
+                da[at(gate::O)] = dh[unit] * tanh_c * o * (one - o);
+                dc[unit] *= f;
+            }
+            let z_t = (row * steps + t) * p;
+            linear::backward_weights(&z[z_t..][..p], &da, d.w_x, d.b);
+            linear::backward_weights(&saved.h[before..][..hidden], &da, d.w_h, &mut unused);
+            dz[z_t..][..p].copy_from_slice(&linear::backward_input(&da, weights.w_x));
+            dh = linear::backward_input(&da, weights.w_h);
+        }
+    }
+    dz
+}

@@ -1,0 +1,40 @@
+//! The oracle: the model in plain loops, for f32 and f64, with nothing folded, fused or reordered.
+//!
+//! Every layer keeps to the formulas of its own file; what another engine does cleverly is compared with this.
+
+pub mod adam;
+pub mod linear;
+pub mod lstm;
+pub mod softmax_xent;
+
+mod engine;
+mod model;
+
+pub use engine::ReferenceEngine;
+pub use model::{Gradients, forward_backward, inputs};
+
+/// A number that the reference computes with: `f32` or `f64`.
+pub trait Real: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Send + Sync + 'static {
+    /// The nearest number of this type.
+    fn of(value: f64) -> Self;
+    /// The nearest f32.
+    fn single(self) -> f32;
+}
+
+impl Real for f32 {
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+    fn single(self) -> f32 {
+        self
+    }
+}
+
+impl Real for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn single(self) -> f32 {
+        self as f32
+    }
+}
