@@ -1,5 +1,6 @@
 //! Trains LSTM sequence classifiers.
 
+pub mod cpu;
 pub mod data;
 pub mod engine;
 pub mod error;

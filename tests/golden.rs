@@ -1,5 +1,6 @@
 //! The golden fixtures: numbers computed in float64 by an independent NumPy implementation (tests/golden/README.md).
 
+use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::engine::Engine;
 use fused_lstm::fixture::Fixture;
 use fused_lstm::reference::ReferenceEngine;
@@ -38,4 +39,11 @@ fn reference_in_f64() {
 #[test]
 fn reference_in_f32() {
     check(|f| Box::new(ReferenceEngine::<f32>::new(f.model, f.adam, f.dataset())));
+}
+
+#[test]
+fn cpu_engine_with_every_kind_of_vectors() {
+    for isa in Isa::available() {
+        check(|f| Box::new(CpuEngine::with_isa(f.model, f.adam, f.dataset(), 2, isa).unwrap()));
+    }
 }

@@ -1,0 +1,236 @@
+//! Gradients of the parameters: each group of chunks sums its own, the groups are added in a fixed order, and the input
+//! layer is unfolded from the sum. Nothing here depends on the number of threads.
+
+use super::chunk::{self, Scratch, backward, forward};
+use super::head::softmax_xent;
+use super::simd::{Isa, Kernel, Simd};
+use super::sizes::Sizes;
+use super::tile::{Left, Product, wide};
+use super::weights::{Weights, gate_segments};
+use crate::shape::{GATES, ParamLayout};
+use rayon::prelude::*;
+
+/// Gradients of the packed weights.
+pub struct Packed {
+    /// As [`Weights::forward`], `[U][H + I+1, 4L]`.
+    pub lstm: Vec<f32>,
+    /// `[H,K]`, K padded.
+    pub head: Vec<f32>,
+    /// `[K]`, padded.
+    pub head_bias: Vec<f32>,
+}
+
+impl Packed {
+    /// All zeros.
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            lstm: vec![0.0; sizes.panels * sizes.depth * sizes.panel],
+            head: vec![0.0; sizes.dims.h * sizes.classes],
+            head_bias: vec![0.0; sizes.classes],
+        }
+    }
+
+    /// Number of floats of each tensor together.
+    pub fn len(sizes: Sizes) -> usize {
+        sizes.panels * sizes.depth * sizes.panel + (sizes.dims.h + 1) * sizes.classes
+    }
+}
+
+/// Trains on a chunk: forward, loss, backward, and its share of the gradients.
+pub struct TrainChunk<'a> {
+    pub sizes: Sizes,
+    pub weights: &'a Weights,
+    pub scratch: &'a mut Scratch,
+    /// `[R]`
+    pub labels: &'a [u32],
+    /// 1/B
+    pub scale: f32,
+    /// Where the gradients go; replaced by the group's first chunk, added to by the others.
+    pub gradient: &'a mut Packed,
+    pub add: bool,
+    /// Cross-entropy and predicted class of each row.
+    pub scores: &'a mut Vec<(f32, u32)>,
+}
+
+impl Kernel for TrainChunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { dims, hidden, panel, inputs, depth, classes, .. } = self.sizes;
+        let rows = self.labels.len();
+        forward(s, self.sizes, self.weights, self.scratch, rows);
+        let logits = self.scratch.logits.chunks_exact(classes);
+        let dlogits = self.scratch.dlogits.chunks_exact_mut(classes);
+        for ((logits, dlogits), &label) in logits.zip(dlogits).zip(self.labels) {
+            let gradient = Some((&mut dlogits[..dims.k], self.scale));
+            self.scores.push(softmax_xent(&logits[..dims.k], label as usize, gradient));
+        }
+        backward(s, self.sizes, self.weights, self.scratch, rows);
+
+        let Scratch { x, h, da, dlogits, .. } = self.scratch;
+        let steps = dims.t * rows;
+        for (u, out) in self.gradient.lstm.chunks_exact_mut(depth * panel).enumerate() {
+            let da = &da[u * steps * panel..(u + 1) * steps * panel];
+            let (recurrent, input) = out.split_at_mut(dims.h * panel);
+            let mut product = Product {
+                // The first step's hidden state is zero.
+                left: Left::columns(&h[rows * hidden..], hidden),
+                depth: steps - rows,
+                right: &da[rows * panel..],
+                out: recurrent,
+                row_stride: panel,
+                vector_stride: S::LANES,
+                lanes: [S::LANES; GATES],
+                add: self.add,
+            };
+            wide(s, dims.h, &mut product);
+            product = Product { left: Left::columns(x, inputs), depth: steps, right: da, out: input, ..product };
+            wide(s, inputs, &mut product);
+        }
+
+        let (head, head_bias) = (&mut self.gradient.head, &mut self.gradient.head_bias);
+        if !self.add {
+            head.fill(0.0);
+            head_bias.fill(0.0);
+        }
+        let h_last = h[steps * hidden..].chunks_exact(hidden);
+        for (h, dlogits) in h_last.zip(dlogits.chunks_exact(classes)).take(rows) {
+            for (&h, out) in h.iter().zip(head.chunks_exact_mut(classes)) {
+                out.iter_mut().zip(dlogits).for_each(|(out, d)| *out += h * d);
+            }
+            head_bias.iter_mut().zip(dlogits).for_each(|(out, d)| *out += d);
+        }
+    }
+}
+
+/// Adds the groups' gradients, in their order, to `total`.
+pub fn reduce(groups: &[Packed], total: &mut Packed) {
+    /// Numbers that a thread adds at a time.
+    const PART: usize = 4096;
+    let add = |total: &mut Vec<f32>, tensor: fn(&Packed) -> &Vec<f32>| {
+        total.par_chunks_mut(PART).enumerate().for_each(|(part, total)| {
+            let part = part * PART..part * PART + total.len();
+            total.copy_from_slice(&tensor(&groups[0])[part.clone()]);
+            for group in &groups[1..] {
+                total.iter_mut().zip(&tensor(group)[part.clone()]).for_each(|(total, v)| *total += v);
+            }
+        });
+    };
+    add(&mut total.lstm, |g| &g.lstm);
+    add(&mut total.head, |g| &g.head);
+    add(&mut total.head_bias, |g| &g.head_bias);
+}
+
+/// The flat gradient from the packed one: unpacks the LSTM's and the head's, unfolds the input layer's.
+///
+/// With M the gradient of the folded input weights and s that of the bias, `[M; s]` is `[I+1, 4H]` and
+/// `dW_x = [W_in; b_in]ᵀ · [M; s]`, `[dW_in; db_in] = [M; s] · W_xᵀ`, `db = s`.
+pub fn unpack(isa: Isa, sizes: Sizes, weights: &Weights, parameters: &[f32], total: &Packed, gradient: &mut [f32]) {
+    let Sizes { dims, depth, panel, classes, .. } = sizes;
+    let ranges = ParamLayout::new(dims).ranges();
+    let layer = &parameters[ranges.w_in.start..ranges.b_in.end];
+    let g = dims.g();
+    let (input, rest) = gradient.split_at_mut(ranges.b_in.end);
+    let (w_x, rest) = rest.split_at_mut(ranges.w_x.len());
+    let (w_h, rest) = rest.split_at_mut(ranges.w_h.len());
+    let (b, rest) = rest.split_at_mut(ranges.b.len());
+    let (w_out, b_out) = rest.split_at_mut(ranges.w_out.len());
+
+    rayon::join(
+        || isa.run(UnfoldInput { sizes, weights, total, out: input }),
+        || {
+            /// Rows of `w_x` that a thread unfolds at a time; a multiple of every block's height.
+            const ROWS: usize = 12;
+            w_x.par_chunks_mut(ROWS * g).enumerate().for_each(|(n, out)| {
+                isa.run(UnfoldRecurrent { sizes, layer: &layer[n * ROWS..], total, out });
+            });
+            w_h.par_chunks_mut(g).enumerate().for_each(|(row, out)| unpack_row(sizes, total, row, out));
+        },
+    );
+    unpack_row(sizes, total, depth - 1, b);
+    for (out, row) in w_out.chunks_exact_mut(dims.k).zip(total.head.chunks_exact(classes)) {
+        out.copy_from_slice(&row[..dims.k]);
+    }
+    b_out.copy_from_slice(&total.head_bias[..dims.k]);
+    debug_assert_eq!(panel, sizes.lanes * GATES);
+}
+
+/// Row `row` of every panel, in the model's gate order.
+fn unpack_row(sizes: Sizes, total: &Packed, row: usize, out: &mut [f32]) {
+    let Sizes { depth, panel, .. } = sizes;
+    for (packed, range) in gate_segments(sizes) {
+        let from = (packed / panel * depth + row) * panel + packed % panel;
+        let n = range.len();
+        out[range].copy_from_slice(&total.lstm[from..from + n]);
+    }
+}
+
+/// `[dW_in; db_in] = [M; s] · W_xᵀ`, all of it.
+struct UnfoldInput<'a> {
+    sizes: Sizes,
+    weights: &'a Weights,
+    total: &'a Packed,
+    /// `[I+1,P]`
+    out: &'a mut [f32],
+}
+
+impl Kernel for UnfoldInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { dims, inputs, panel, depth, panels, lanes, .. } = self.sizes;
+        // Whole vectors at first: P may end within one.
+        let width = dims.p.next_multiple_of(lanes);
+        let mut padded = vec![0.0; inputs * width];
+        for (column, vectors, strip) in self.weights.input_transposed.iter() {
+            for u in 0..panels {
+                let left = Left::rows(&self.total.lstm[(u * depth + dims.h) * panel..], panel);
+                let right = &strip[u * panel * vectors * lanes..];
+                let out = &mut padded[column..];
+                chunk::product(s, self.sizes, inputs, left, panel, (vectors, right), out, width, u > 0);
+            }
+        }
+        for (out, padded) in self.out.chunks_exact_mut(dims.p).zip(padded.chunks_exact(width)) {
+            out.copy_from_slice(&padded[..dims.p]);
+        }
+    }
+}
+
+/// Some rows of `dW_x = [W_in; b_in]ᵀ · [M; s]`.
+struct UnfoldRecurrent<'a> {
+    sizes: Sizes,
+    /// `[I+1,P]`, from the first of these rows' columns on.
+    layer: &'a [f32],
+    total: &'a Packed,
+    /// `[rows,4H]`
+    out: &'a mut [f32],
+}
+
+impl Kernel for UnfoldRecurrent<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { dims, inputs, panel, depth, lanes, panels, .. } = self.sizes;
+        let rows = self.out.len() / dims.g();
+        for u in 0..panels {
+            let unit = u * lanes;
+            wide(
+                s,
+                rows,
+                &mut Product {
+                    left: Left::columns(self.layer, dims.p),
+                    depth: inputs,
+                    right: &self.total.lstm[(u * depth + dims.h) * panel..],
+                    out: &mut self.out[unit..],
+                    row_stride: dims.g(),
+                    vector_stride: dims.h,
+                    lanes: [self.sizes.lanes_before(unit, dims.h); GATES],
+                    add: false,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The fast CPU engine.
+//!
+//! An iteration: pack the weights and fold the input layer into them (`weights`); send groups of chunks of rows through
+//! the whole sequence, forward and backward, each group summing its own gradients (`chunk`, `gradient`); add the groups
+//! and unfold (`gradient`); update (`adam`). How the batch is cut depends on its size only, and every sum has one order,
+//! so results do not depend on the number of threads.
+
+mod adam;
+mod chunk;
+mod gradient;
+mod head;
+mod math;
+mod simd;
+mod sizes;
+mod tile;
+mod weights;
+
+pub use simd::Isa;
+
+use crate::data::{Dataset, Sequences, Split};
+use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
+use crate::error::{Error, Result};
+use crate::optimizer::Adam;
+use chunk::{CHUNK_ROWS, Score, Scratch};
+use gradient::{Packed, TrainChunk};
+use rayon::prelude::*;
+use sizes::Sizes;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use weights::Weights;
+
+/// Most groups that a batch is cut into, and so most threads that a training step uses.
+const MAX_GROUPS: usize = 16;
+/// Most bytes of all groups' gradients together; very large models have fewer groups.
+const MAX_GROUP_BYTES: usize = 256 << 20;
+
+/// Runs a model on the processor's cores.
+pub struct CpuEngine {
+    model: Model,
+    optimizer: Adam,
+    data: Arc<Dataset>,
+    isa: Isa,
+    sizes: Sizes,
+    pool: rayon::ThreadPool,
+    state: State,
+    weights: Weights,
+    /// True while `weights` are those of `state`.
+    forward_packed: bool,
+    /// One for each thread: for training and for scoring.
+    training: Vec<Mutex<Scratch>>,
+    scoring: Vec<Mutex<Scratch>>,
+    groups: Vec<Packed>,
+    total: Packed,
+    /// Flat.
+    gradient: Vec<f32>,
+}
+
+impl CpuEngine {
+    /// An engine for `model` that trains with `adam` on `data`, with `threads` threads (0: one for each core) and the
+    /// best instructions of the processor. All parameters are zero until [`Engine::set_state`].
+    ///
+    /// # Errors
+    ///
+    /// If the threads cannot be started.
+    pub fn new(model: Model, adam: Adam, data: Arc<Dataset>, threads: usize) -> Result<Self> {
+        Self::with_isa(model, adam, data, threads, Isa::best())
+    }
+
+    /// The same with instructions of one's choice among [`Isa::available`].
+    ///
+    /// # Errors
+    ///
+    /// If the threads cannot be started.
+    pub fn with_isa(model: Model, adam: Adam, data: Arc<Dataset>, threads: usize, isa: Isa) -> Result<Self> {
+        let sizes = Sizes::new(model.dims, isa.lanes());
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|n| format!("cpu-engine-{n}"))
+            .build()
+            .map_err(|e| Error::usage(format!("--threads {threads}"), e.to_string(), "ask for fewer"))?;
+        let threads = pool.current_num_threads();
+        let each = |training| (0..threads).map(|_| Mutex::new(Scratch::new(sizes, training))).collect();
+        let parameters = model.layout().len();
+        Ok(Self {
+            model,
+            optimizer: adam,
+            data,
+            isa,
+            sizes,
+            state: State::new(vec![0.0; parameters]),
+            weights: Weights::new(sizes),
+            forward_packed: false,
+            training: Vec::new(),
+            scoring: each(false),
+            groups: Vec::new(),
+            total: Packed::new(sizes),
+            gradient: vec![0.0; parameters],
+            pool,
+        })
+    }
+
+    fn pack_forward(&mut self) {
+        if !self.forward_packed {
+            self.pool.install(|| self.weights.pack_forward(self.isa, &self.model, &self.state.parameters));
+            self.forward_packed = true;
+        }
+    }
+
+    /// Leaves the gradient of the mean loss of `rows` in `self.gradient`; returns each row's loss and predicted class.
+    /// `watch` sees every chunk's rows and what was computed for them.
+    fn differentiate(
+        &mut self,
+        sequences: &Sequences,
+        rows: &[u32],
+        watch: &(dyn Fn(Range<usize>, &Scratch, &Weights) + Sync),
+    ) -> Vec<(f32, u32)> {
+        self.pack_forward();
+        let (sizes, isa) = (self.sizes, self.isa);
+        let chunks = rows.len().div_ceil(CHUNK_ROWS);
+        let affordable = MAX_GROUP_BYTES / (size_of::<f32>() * Packed::len(sizes));
+        let count = chunks.min(MAX_GROUPS).min(affordable.max(1));
+        while self.groups.len() < count {
+            self.groups.push(Packed::new(sizes));
+        }
+        while self.training.len() < self.pool.current_num_threads() {
+            self.training.push(Mutex::new(Scratch::new(sizes, true)));
+        }
+        let Self { pool, weights, groups, training, state, total, gradient, .. } = self;
+        let groups = &mut groups[..count];
+        let scale = 1.0 / rows.len() as f32;
+        pool.install(|| {
+            weights.pack_backward(&state.parameters);
+            let weights = &*weights;
+            let run_group = |(g, gradient): (usize, &mut Packed)| {
+                let mut scratch = own(training);
+                let mut scores = Vec::new();
+                let own_chunks = part(chunks, g, count);
+                for chunk in own_chunks.clone() {
+                    let span = part(rows.len(), chunk, chunks);
+                    let rows = &rows[span.clone()];
+                    scratch.gather(sizes, sequences, rows);
+                    let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
+                    isa.run(TrainChunk {
+                        sizes,
+                        weights,
+                        scratch: &mut scratch,
+                        labels: &labels,
+                        scale,
+                        gradient,
+                        add: chunk > own_chunks.start,
+                        scores: &mut scores,
+                    });
+                    watch(span, &scratch, weights);
+                }
+                scores
+            };
+            let scores: Vec<Vec<_>> = groups.par_iter_mut().enumerate().with_max_len(1).map(run_group).collect();
+            gradient::reduce(groups, total);
+            gradient::unpack(isa, sizes, weights, &state.parameters, total, gradient);
+            scores.concat()
+        })
+    }
+
+    fn step(&mut self, rows: &[u32]) -> StepMetrics {
+        let data = self.data.clone();
+        let scores = self.differentiate(&data.train, rows, &|_, _, _| {});
+        self.pool.install(|| adam::step(self.isa, &self.optimizer, &self.gradient, &mut self.state));
+        self.forward_packed = false;
+        let right = |((_, predicted), row): &(&(f32, u32), &u32)| *predicted == data.train.labels()[**row as usize];
+        StepMetrics {
+            loss: (scores.iter().map(|&(loss, _)| f64::from(loss)).sum::<f64>() / rows.len() as f64) as f32,
+            correct: scores.iter().zip(rows).filter(right).count() as u32,
+        }
+    }
+
+    /// Runs `rows` forward and calls `each` with every chunk's rows and its logits `[R,K]`, K padded.
+    fn score<R: Send>(
+        &mut self,
+        sequences: &Sequences,
+        rows: &[u32],
+        each: impl Fn(&[u32], &[f32]) -> Vec<R> + Sync,
+    ) -> Vec<R> {
+        self.pack_forward();
+        let (sizes, isa, weights, scoring) = (self.sizes, self.isa, &self.weights, &self.scoring);
+        let run_chunk = |rows: &[u32]| {
+            let scratch = &mut *own(scoring);
+            scratch.gather(sizes, sequences, rows);
+            isa.run(Score { sizes, weights, scratch, rows: rows.len() });
+            each(rows, &scratch.logits)
+        };
+        self.pool.install(|| rows.par_chunks(CHUNK_ROWS).flat_map_iter(run_chunk).collect())
+    }
+}
+
+/// The current thread's own scratch.
+fn own(scratch: &[Mutex<Scratch>]) -> std::sync::MutexGuard<'_, Scratch> {
+    let thread = rayon::current_thread_index().expect("runs in the engine's pool");
+    // Whatever a panicking thread left there is overwritten before it is read.
+    scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Part `n` of `count` nearly equal parts of `0..total`.
+fn part(total: usize, n: usize, count: usize) -> Range<usize> {
+    total * n / count..total * (n + 1) / count
+}
+
+impl Engine for CpuEngine {
+    fn device(&self) -> String {
+        let threads = self.pool.current_num_threads();
+        format!("cpu, {}, {threads} thread{}", self.isa.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn model(&self) -> Model {
+        self.model
+    }
+
+    fn state(&mut self) -> Result<State> {
+        Ok(self.state.clone())
+    }
+
+    fn set_state(&mut self, state: &State) -> Result<()> {
+        assert_eq!(state.parameters.len(), self.gradient.len(), "a state of another model");
+        self.state.clone_from(state);
+        self.forward_packed = false;
+        Ok(())
+    }
+
+    fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {
+        Ok(rows.chunks_exact(batch_size).map(|rows| self.step(rows)).collect())
+    }
+
+    fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
+        let (data, sizes) = (self.data.clone(), self.sizes);
+        let sequences = data.split(split);
+        let scores = self.score(sequences, rows, |rows, logits| {
+            let score = |(&row, logits): (&u32, &[f32])| {
+                head::softmax_xent(&logits[..sizes.dims.k], sequences.labels()[row as usize] as usize, None)
+            };
+            rows.iter().zip(logits.chunks_exact(sizes.classes)).map(score).collect()
+        });
+        let (loss, predicted) = scores.into_iter().unzip();
+        Ok(Scores { loss, predicted })
+    }
+
+    fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
+        let sizes = self.sizes;
+        let rows: Vec<u32> = (0..sequences.len() as u32).collect();
+        Ok(self.score(sequences, &rows, |rows, logits| {
+            let probabilities = |logits: &[f32]| {
+                let mut row = logits[..sizes.dims.k].to_vec();
+                head::softmax(&mut row);
+                row
+            };
+            logits.chunks_exact(sizes.classes).take(rows.len()).flat_map(probabilities).collect()
+        }))
+    }
+
+    fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
+        let (sizes, n) = (self.sizes, batch.len());
+        let dims = sizes.dims;
+        let zeros = |per_row: usize| vec![0.0; n * per_row];
+        let trace = Mutex::new(Trace {
+            logits: zeros(dims.k),
+            h_last: zeros(dims.h),
+            c_last: zeros(dims.h),
+            loss: Vec::new(),
+            gradient: Vec::new(),
+            dx: zeros(dims.sequence_len()),
+        });
+        let rows: Vec<u32> = (0..n as u32).collect();
+        let scores = self.differentiate(batch, &rows, &|span, scratch, weights| {
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            scratch.copy_results(sizes, weights, span, &mut trace);
+        });
+        let mut trace = trace.into_inner().unwrap_or_else(PoisonError::into_inner);
+        trace.loss = scores.into_iter().map(|(loss, _)| loss).collect();
+        trace.gradient.clone_from(&self.gradient);
+        Ok(trace)
+    }
+}

@@ -1,0 +1,345 @@
+//! Vectors of f32 behind one trait, and the choice among them at run time.
+//!
+//! A value of a [`Simd`] type is the proof that the processor has its instructions: only [`Isa`] makes one, after asking
+//! the processor. So everything built on the trait is safe code; the intrinsics stay in this file.
+#![allow(unsafe_code)]
+
+/// A processor's vector instructions for f32.
+pub trait Simd: Copy + Send + Sync {
+    /// Numbers in a vector, L.
+    const LANES: usize;
+    /// Most rows of a tile that is four vectors wide, so that it stays in registers.
+    const WIDE_ROWS: usize;
+    /// Most rows of a tile that is at most two vectors wide.
+    const NARROW_ROWS: usize;
+    /// A vector.
+    type V: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first L numbers of `from`, which must have as many.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// Writes the first L numbers of `to`, which must have as many.
+    fn store(self, to: &mut [f32], v: Self::V);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the processor can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c - a · b`, rounded once where the processor can.
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Square root.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `x` held between `low` and `high`; NaN stays NaN.
+    fn clamp(self, x: Self::V, low: f32, high: f32) -> Self::V;
+    /// The bits of each lane moved up by 23 places: the lowest eight become a float's exponent.
+    fn low_bits_to_exponent(self, x: Self::V) -> Self::V;
+
+    /// L numbers from an address.
+    ///
+    /// # Safety
+    ///
+    /// L numbers must be readable there.
+    unsafe fn load_at(self, from: *const f32) -> Self::V;
+}
+
+/// A piece of work that is compiled once for each kind of vector. `run` must be `#[inline(always)]`, and so must all
+/// that it calls with the vectors: only then does it become code of the chosen instructions.
+pub trait Kernel {
+    /// What it gives.
+    type Output;
+    /// The work.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Instructions that the program can use; the best that the processor has by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Vectors of 16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    /// Vectors of 8 with fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// Vectors of 8 as the `wide` crate makes them from what every processor of the target has.
+    Portable,
+}
+
+impl Isa {
+    /// What this processor has, the best first.
+    pub fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("avx512f") {
+                found.push(Self::Avx512(Avx512(())));
+            }
+            if avx2 {
+                found.push(Self::Avx2(Avx2(())));
+            }
+        }
+        found.push(Self::Portable);
+        found
+    }
+
+    /// The best that this processor has.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// The name that users see.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "AVX2",
+            Self::Portable => "portable vectors",
+        }
+    }
+
+    /// Numbers in a vector.
+    pub fn lanes(self) -> usize {
+        struct Lanes;
+        impl Kernel for Lanes {
+            type Output = usize;
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::LANES
+            }
+        }
+        self.run(Lanes)
+    }
+
+    /// Runs `kernel` in the code made for these instructions.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            // SAFETY: the token was made by `available`, which found the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(s) => unsafe { with_avx512(s, kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(s) => unsafe { with_avx2(s, kernel) },
+            Self::Portable => kernel.run(Portable),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn with_avx512<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
+    kernel.run(s)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// Proof of AVX-512F.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Avx512(pub(super) ());
+
+    /// Proof of AVX2 and FMA.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Avx2(pub(super) ());
+
+    /// One implementation of [`Simd`] from a row of intrinsics. Every call's safety is the same: the token proves the
+    /// instructions, and `load` and `store` check the length before they use the address.
+    macro_rules! simd {
+        ($token:ident, $vector:ty, $lanes:literal, $wide:literal, $narrow:literal, $set1:ident, $loadu:ident,
+         $storeu:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $sqrt:ident,
+         $max:ident, $min:ident, $to_int:ident, $slli:ident, $to_float:ident) => {
+            // SAFETY (of every block below): the token proves that the processor has the instructions.
+            #[allow(clippy::undocumented_unsafe_blocks)]
+            impl Simd for $token {
+                const LANES: usize = $lanes;
+                const WIDE_ROWS: usize = $wide;
+                const NARROW_ROWS: usize = $narrow;
+                type V = $vector;
+
+                #[inline(always)]
+                fn splat(self, x: f32) -> $vector {
+                    unsafe { $set1(x) }
+                }
+                #[inline(always)]
+                fn load(self, from: &[f32]) -> $vector {
+                    let from = &from[..$lanes];
+                    unsafe { $loadu(from.as_ptr()) }
+                }
+                #[inline(always)]
+                fn store(self, to: &mut [f32], v: $vector) {
+                    let to = &mut to[..$lanes];
+                    unsafe { $storeu(to.as_mut_ptr(), v) }
+                }
+                #[inline(always)]
+                fn add(self, a: $vector, b: $vector) -> $vector {
+                    unsafe { $add(a, b) }
+                }
+                #[inline(always)]
+                fn sub(self, a: $vector, b: $vector) -> $vector {
+                    unsafe { $sub(a, b) }
+                }
+                #[inline(always)]
+                fn mul(self, a: $vector, b: $vector) -> $vector {
+                    unsafe { $mul(a, b) }
+                }
+                #[inline(always)]
+                fn div(self, a: $vector, b: $vector) -> $vector {
+                    unsafe { $div(a, b) }
+                }
+                #[inline(always)]
+                fn fma(self, a: $vector, b: $vector, c: $vector) -> $vector {
+                    unsafe { $fmadd(a, b, c) }
+                }
+                #[inline(always)]
+                fn fnma(self, a: $vector, b: $vector, c: $vector) -> $vector {
+                    unsafe { $fnmadd(a, b, c) }
+                }
+                #[inline(always)]
+                fn sqrt(self, a: $vector) -> $vector {
+                    unsafe { $sqrt(a) }
+                }
+                #[inline(always)]
+                fn clamp(self, x: $vector, low: f32, high: f32) -> $vector {
+                    // Where one operand is NaN these give the second.
+                    unsafe { $min($set1(high), $max($set1(low), x)) }
+                }
+                #[inline(always)]
+                fn low_bits_to_exponent(self, x: $vector) -> $vector {
+                    unsafe { $to_float($slli::<23>($to_int(x))) }
+                }
+                #[inline(always)]
+                unsafe fn load_at(self, from: *const f32) -> $vector {
+                    unsafe { $loadu(from) }
+                }
+            }
+        };
+    }
+
+    // 32 registers: 6 x 4 or 12 x 2 sums, with the row of B and one number of A beside them.
+    simd!(
+        Avx512,
+        __m512,
+        16,
+        6,
+        12,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_fmadd_ps,
+        _mm512_fnmadd_ps,
+        _mm512_sqrt_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        _mm512_castps_si512,
+        _mm512_slli_epi32,
+        _mm512_castsi512_ps
+    );
+    // 16 registers: 3 x 4 or 6 x 2 sums.
+    simd!(
+        Avx2,
+        __m256,
+        8,
+        3,
+        6,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_div_ps,
+        _mm256_fmadd_ps,
+        _mm256_fnmadd_ps,
+        _mm256_sqrt_ps,
+        _mm256_max_ps,
+        _mm256_min_ps,
+        _mm256_castps_si256,
+        _mm256_slli_epi32,
+        _mm256_castsi256_ps
+    );
+}
+
+/// Vectors that every processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable;
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    const WIDE_ROWS: usize = 3;
+    const NARROW_ROWS: usize = 6;
+    type V = wide::f32x8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        wide::f32x8::splat(x)
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::V {
+        wide::f32x8::new(*from.first_chunk().expect("a vector's numbers"))
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: Self::V) {
+        *to.first_chunk_mut().expect("room for a vector") = v.to_array();
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        a / b
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        a.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        a.mul_neg_add(b, c)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        a.sqrt()
+    }
+    #[inline(always)]
+    fn clamp(self, x: Self::V, low: f32, high: f32) -> Self::V {
+        x.to_array().map(|x| x.clamp(low, high)).into()
+    }
+    #[inline(always)]
+    fn low_bits_to_exponent(self, x: Self::V) -> Self::V {
+        x.to_array().map(|x| f32::from_bits(x.to_bits() << 23)).into()
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> Self::V {
+        // SAFETY: the caller's promise; an array of f32 needs no more alignment than one.
+        wide::f32x8::new(unsafe { *from.cast() })
+    }
+}

@@ -1,0 +1,170 @@
+//! The parameters as the products want them, made once an iteration: the input layer folded into the input weights,
+//! gates in packed order, transposes for the backward pass.
+
+use super::simd::{Isa, Kernel, Simd};
+use super::sizes::{Sizes, Strips};
+use super::tile::{Left, Product, wide};
+use crate::engine::Model;
+use crate::shape::{GATES, ParamLayout, gate};
+use rayon::prelude::*;
+
+/// Packed weights.
+pub struct Weights {
+    sizes: Sizes,
+    /// `[U][H + I+1, 4L]`: the rows of `w_h`, of the folded `w_in · w_x`, and of the folded bias.
+    pub forward: Vec<f32>,
+    /// `w_hᵀ [4H in packed gate order, H]`
+    pub recurrent_transposed: Strips,
+    /// `w_xᵀ [4H in packed gate order, P]`
+    pub input_transposed: Strips,
+    /// `w_out [H, K]`
+    pub head: Strips,
+    /// `w_outᵀ [K, H]`
+    pub head_transposed: Strips,
+    /// `b_out [K]`, padded.
+    pub head_bias: Vec<f32>,
+    /// `[U][P, 4L]`: `w_x`, while it is folded.
+    input: Vec<f32>,
+}
+
+impl Weights {
+    /// Room for the weights.
+    pub fn new(sizes: Sizes) -> Self {
+        let dims = sizes.dims;
+        Self {
+            sizes,
+            forward: vec![0.0; sizes.panels * sizes.depth * sizes.panel],
+            recurrent_transposed: Strips::new(sizes.gates, dims.h, sizes.lanes),
+            input_transposed: Strips::new(sizes.gates, dims.p, sizes.lanes),
+            head: Strips::new(dims.h, dims.k, sizes.lanes),
+            head_transposed: Strips::new(dims.k, dims.h, sizes.lanes),
+            head_bias: vec![0.0; sizes.classes],
+            input: vec![0.0; sizes.panels * dims.p * sizes.panel],
+        }
+    }
+
+    /// Packs what the forward pass needs.
+    pub fn pack_forward(&mut self, isa: Isa, model: &Model, parameters: &[f32]) {
+        let Sizes { dims, depth, panel, .. } = self.sizes;
+        let sizes = self.sizes;
+        let panels = self.forward.par_chunks_mut(depth * panel).zip(self.input.par_chunks_mut(dims.p * panel));
+        panels.enumerate().for_each(|(u, (forward, input))| {
+            isa.run(PackPanel { sizes, model, parameters, u, forward, input });
+        });
+        let w = ParamLayout::new(dims).view(parameters);
+        self.head.par_iter_mut().for_each(|(column, width, strip)| {
+            let valid = width.min(dims.k - column);
+            for (to, from) in strip.chunks_exact_mut(width).zip(w.w_out.chunks_exact(dims.k)) {
+                to[..valid].copy_from_slice(&from[column..column + valid]);
+            }
+        });
+        self.head_bias[..dims.k].copy_from_slice(w.b_out);
+    }
+
+    /// Packs what the backward pass needs besides.
+    pub fn pack_backward(&mut self, parameters: &[f32]) {
+        let (sizes, dims) = (self.sizes, self.sizes.dims);
+        let w = ParamLayout::new(dims).view(parameters);
+        let transposed = |strips: &mut Strips, from: &[f32]| {
+            strips.par_iter_mut().for_each(|(column, width, strip)| transpose_gates(sizes, from, column, width, strip));
+        };
+        transposed(&mut self.recurrent_transposed, w.w_h);
+        transposed(&mut self.input_transposed, w.w_x);
+        self.head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
+            for (unit, row) in w.w_out.chunks_exact(dims.k).enumerate().skip(column).take(width) {
+                for (class, &weight) in row.iter().enumerate() {
+                    strip[class * width + unit - column] = weight;
+                }
+            }
+        });
+    }
+}
+
+/// Columns `column..column + width` of the transpose of `from [rows, 4H]`, whose own rows come in packed gate order.
+fn transpose_gates(sizes: Sizes, from: &[f32], column: usize, width: usize, strip: &mut [f32]) {
+    let g = sizes.dims.g();
+    for (n, row) in from.chunks_exact(g).skip(column).take(width).enumerate() {
+        for (packed, range) in gate_segments(sizes) {
+            for (k, &weight) in row[range].iter().enumerate() {
+                strip[(packed + k) * width + n] = weight;
+            }
+        }
+    }
+}
+
+/// The pieces of a row of width 4H: where each begins in packed gate order, and where it lies in the row.
+pub fn gate_segments(sizes: Sizes) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    let h = sizes.dims.h;
+    (0..sizes.panels).flat_map(move |u| {
+        (0..GATES).map(move |gate| {
+            let unit = u * sizes.lanes;
+            let start = gate * h + unit;
+            (u * sizes.panel + gate * sizes.lanes, start..start + sizes.lanes_before(unit, h))
+        })
+    })
+}
+
+struct PackPanel<'a> {
+    sizes: Sizes,
+    model: &'a Model,
+    parameters: &'a [f32],
+    u: usize,
+    /// `[H + I+1, 4L]`
+    forward: &'a mut [f32],
+    /// `[P, 4L]`
+    input: &'a mut [f32],
+}
+
+impl Kernel for PackPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { dims, panel, inputs, lanes, .. } = self.sizes;
+        let layout = ParamLayout::new(dims);
+        let w = layout.view(self.parameters);
+        pack_panel(self.sizes, self.u, w.w_h, self.forward);
+        pack_panel(self.sizes, self.u, w.w_x, self.input);
+
+        // b_in follows w_in: together they are [I+1, P], and so is the folded product [I+1, 4L].
+        let ranges = layout.ranges();
+        let layer = &self.parameters[ranges.w_in.start..ranges.b_in.end];
+        let folded = &mut self.forward[dims.h * panel..];
+        wide(
+            s,
+            inputs,
+            &mut Product {
+                left: Left::rows(layer, dims.p),
+                depth: dims.p,
+                right: self.input,
+                out: folded,
+                row_stride: panel,
+                vector_stride: lanes,
+                lanes: [lanes; GATES],
+                add: false,
+            },
+        );
+        let bias = &mut folded[dims.i * panel..];
+        let valid = self.sizes.lanes_before(self.u * lanes, dims.h);
+        for gate in 0..GATES {
+            let forget = if gate == gate::F { self.model.forget_bias } else { 0.0 };
+            let from = &w.b[gate * dims.h + self.u * lanes..][..valid];
+            for (to, b) in bias[gate * lanes..].iter_mut().zip(from) {
+                *to += b + forget;
+            }
+        }
+    }
+}
+
+/// Panel `u` of `from [rows, 4H]`, to `to [rows, 4L]`.
+#[inline(always)]
+fn pack_panel(sizes: Sizes, u: usize, from: &[f32], to: &mut [f32]) {
+    let Sizes { dims, lanes, panel, .. } = sizes;
+    let unit = u * lanes;
+    let valid = sizes.lanes_before(unit, dims.h);
+    for (from, to) in from.chunks_exact(dims.g()).zip(to.chunks_exact_mut(panel)) {
+        for gate in 0..GATES {
+            to[gate * lanes..][..valid].copy_from_slice(&from[gate * dims.h + unit..][..valid]);
+        }
+    }
+}
