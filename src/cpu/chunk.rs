@@ -131,9 +131,9 @@ struct ForwardStep<'a> {
     gates: &'a mut [f32],
 }
 
-impl<S: Simd> Rows<S> for ForwardStep<'_> {
+impl Rows for ForwardStep<'_> {
     #[inline(always)]
-    fn run<const MR: usize>(&mut self, s: S, first: usize) {
+    fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, inputs, panel, .. } = self.sizes;
         let slot = |n: usize, row: usize| (n * self.rows + row) * hidden;
         let mut sums = zeros::<S, MR, GATES>(s);
@@ -177,9 +177,9 @@ struct BackwardStep<'a, const NV: usize> {
     scratch: &'a mut Scratch,
 }
 
-impl<S: Simd, const NV: usize> Rows<S> for BackwardStep<'_, NV> {
+impl<const NV: usize> Rows for BackwardStep<'_, NV> {
     #[inline(always)]
-    fn run<const MR: usize>(&mut self, s: S, first: usize) {
+    fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, panel, panels, .. } = self.sizes;
         let (rows, t) = (self.rows, self.t);
         let Scratch { c, tanh_c, gates, da, dh_last, dc, .. } = &mut *self.scratch;

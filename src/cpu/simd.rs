@@ -40,6 +40,10 @@ pub trait Simd: Copy + Send + Sync {
     /// The bits of each lane moved up by 23 places: the lowest eight become a float's exponent.
     fn low_bits_to_exponent(self, x: Self::V) -> Self::V;
 
+    /// Runs `kernel` as a function of its own in the code of these instructions: compiled once, however often it is
+    /// called, where code that is only inlined is repeated in every caller.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// L numbers from an address.
     ///
     /// # Safety
@@ -119,27 +123,13 @@ impl Isa {
     /// Runs `kernel` in the code made for these instructions.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            // SAFETY: the token was made by `available`, which found the instructions.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(s) => unsafe { with_avx512(s, kernel) },
-            // SAFETY: as above.
+            Self::Avx512(s) => s.call(kernel),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(s) => unsafe { with_avx2(s, kernel) },
-            Self::Portable => kernel.run(Portable),
+            Self::Avx2(s) => s.call(kernel),
+            Self::Portable => Portable.call(kernel),
         }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-fn with_avx512<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
-    kernel.run(s)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2<K: Kernel>(s: Avx2, kernel: K) -> K::Output {
-    kernel.run(s)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -147,7 +137,7 @@ pub use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Simd;
+    use super::{Kernel, Simd};
     use std::arch::x86_64::*;
 
     /// Proof of AVX-512F.
@@ -161,7 +151,7 @@ mod x86 {
     /// One implementation of [`Simd`] from a row of intrinsics. Every call's safety is the same: the token proves the
     /// instructions, and `load` and `store` check the length before they use the address.
     macro_rules! simd {
-        ($token:ident, $vector:ty, $lanes:literal, $wide:literal, $narrow:literal, $set1:ident, $loadu:ident,
+        ($token:ident, $features:literal, $vector:ty, $lanes:literal, $wide:literal, $narrow:literal, $set1:ident, $loadu:ident,
          $storeu:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $sqrt:ident,
          $max:ident, $min:ident, $to_int:ident, $slli:ident, $to_float:ident) => {
             // SAFETY (of every block below): the token proves that the processor has the instructions.
@@ -223,6 +213,15 @@ mod x86 {
                 fn low_bits_to_exponent(self, x: $vector) -> $vector {
                     unsafe { $to_float($slli::<23>($to_int(x))) }
                 }
+                #[inline]
+                fn call<K: Kernel>(self, kernel: K) -> K::Output {
+                    #[target_feature(enable = $features)]
+                    #[inline(never)]
+                    fn outlined<K: Kernel>(s: $token, kernel: K) -> K::Output {
+                        kernel.run(s)
+                    }
+                    unsafe { outlined(self, kernel) }
+                }
                 #[inline(always)]
                 unsafe fn load_at(self, from: *const f32) -> $vector {
                     unsafe { $loadu(from) }
@@ -234,6 +233,7 @@ mod x86 {
     // 32 registers: 6 x 4 or 12 x 2 sums, with the row of B and one number of A beside them.
     simd!(
         Avx512,
+        "avx512f,avx2,fma",
         __m512,
         16,
         6,
@@ -257,6 +257,7 @@ mod x86 {
     // 16 registers: 3 x 4 or 6 x 2 sums.
     simd!(
         Avx2,
+        "avx2,fma",
         __m256,
         8,
         3,
@@ -336,6 +337,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn low_bits_to_exponent(self, x: Self::V) -> Self::V {
         x.to_array().map(|x| f32::from_bits(x.to_bits() << 23)).into()
+    }
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
     }
     #[inline(always)]
     unsafe fn load_at(self, from: *const f32) -> Self::V {

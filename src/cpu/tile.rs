@@ -4,7 +4,7 @@
 //! block's height, so the bits do not depend on how rows are cut into blocks.
 #![allow(unsafe_code)]
 
-use super::simd::Simd;
+use super::simd::{Kernel, Simd};
 
 /// The left factor of a product: element (row, k) is `values[row · row_stride + k · k_stride]`.
 #[derive(Clone, Copy)]
@@ -83,52 +83,54 @@ pub fn multiply<S: Simd, const MR: usize, const NV: usize>(
 }
 
 /// Work on blocks of rows, for any number of rows at compile time.
-pub trait Rows<S: Simd> {
-    /// The rows from `first` to before `first + MR`.
-    fn run<const MR: usize>(&mut self, s: S, first: usize);
-}
-
-/// Cuts `rows` into as few blocks as `most` allows, of sizes as equal as can be.
-#[inline(always)]
-fn blocks(rows: usize, most: usize, mut run: impl FnMut(usize, usize)) {
-    let count = rows.div_ceil(most);
-    let mut first = 0;
-    for block in 0..count {
-        let end = rows * (block + 1) / count;
-        run(first, end - first);
-        first = end;
-    }
-}
-
-macro_rules! by_height {
-    ($work:ident, $s:ident, $first:ident, $height:ident: $($n:literal)*) => {
-        match $height {
-            $($n => $work.run::<$n>($s, $first),)*
-            _ => unreachable!("blocks are no higher than their most"),
-        }
-    };
+pub trait Rows {
+    /// The rows from `first` to before `first + MR`; to be `#[inline(always)]`.
+    fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize);
 }
 
 /// Runs `work` on all `rows`, in blocks for sums four vectors wide.
 #[inline(always)]
-pub fn wide<S: Simd>(s: S, rows: usize, work: &mut impl Rows<S>) {
-    blocks(
-        rows,
-        S::WIDE_ROWS,
-        #[inline(always)]
-        |first, height| by_height!(work, s, first, height: 1 2 3 4 5 6),
-    );
+pub fn wide<S: Simd>(s: S, rows: usize, work: &mut impl Rows) {
+    s.call(Blocks::<_, true> { rows, work });
 }
 
 /// Runs `work` on all `rows`, in blocks for sums at most two vectors wide.
 #[inline(always)]
-pub fn narrow<S: Simd>(s: S, rows: usize, work: &mut impl Rows<S>) {
-    blocks(
-        rows,
-        S::NARROW_ROWS,
-        #[inline(always)]
-        |first, height| by_height!(work, s, first, height: 1 2 3 4 5 6 7 8 9 10 11 12),
-    );
+pub fn narrow<S: Simd>(s: S, rows: usize, work: &mut impl Rows) {
+    s.call(Blocks::<_, false> { rows, work });
+}
+
+/// Cuts rows into as few blocks as registers allow, of heights as equal as can be.
+struct Blocks<'a, W, const WIDE: bool> {
+    rows: usize,
+    work: &'a mut W,
+}
+
+impl<W: Rows, const WIDE: bool> Kernel for Blocks<'_, W, WIDE> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { rows, work } = self;
+        let count = rows.div_ceil(if WIDE { S::WIDE_ROWS } else { S::NARROW_ROWS });
+        let mut first = 0;
+        for block in 1..=count {
+            let end = rows * block / count;
+            // Heights that these vectors never have are not compiled for them.
+            macro_rules! by_height {
+                ($($n:literal)*) => {
+                    match end - first {
+                        $($n => if $n <= const { if WIDE { S::WIDE_ROWS } else { S::NARROW_ROWS } } {
+                            work.run::<S, $n>(s, first);
+                        },)*
+                        _ => unreachable!("no block is higher than registers allow"),
+                    }
+                };
+            }
+            by_height!(1 2 3 4 5 6 7 8 9 10 11 12);
+            first = end;
+        }
+    }
 }
 
 /// A plain product, `out (+)= left · right`, for [`wide`] (`NV` 4) or [`narrow`].
@@ -151,9 +153,9 @@ pub struct Product<'a, const NV: usize> {
     pub add: bool,
 }
 
-impl<S: Simd, const NV: usize> Rows<S> for Product<'_, NV> {
+impl<const NV: usize> Rows for Product<'_, NV> {
     #[inline(always)]
-    fn run<const MR: usize>(&mut self, s: S, first: usize) {
+    fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let mut sums = zeros::<S, MR, NV>(s);
         multiply(s, &mut sums, self.depth, self.left.from_row(first), self.right);
         for (r, sums) in sums.into_iter().enumerate() {
