@@ -126,7 +126,7 @@ fn a_folder_and_a_pipe_are_not_read() {
 fn a_file_that_must_not_be_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let (_dir, path) = file("images", &images(1, 2, 2, 0));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&path).is_ok() {
         println!("skipped: this user may read every file");
         return;
