@@ -44,7 +44,7 @@ enum Answer {
     Stall(Vec<u8>),
     /// Silence.
     Mute,
-    /// A length, and a byte now and then.
+    /// A length, and a byte now and then for some seconds.
     Drip(usize),
 }
 
@@ -117,7 +117,8 @@ fn serve(mut stream: TcpStream, answer: &Answer, requests: &Mutex<Vec<String>>, 
         Answer::Mute => wait_for_the_end(&mut stream),
         Answer::Drip(length) => {
             send(&with_length(*length));
-            while send(b"x") {
+            let started = Instant::now();
+            while started.elapsed() < 4 * TOTAL && send(b"x") {
                 thread::sleep(STALL / 6);
             }
         }
@@ -523,6 +524,21 @@ fn left_overs_are_removed_but_nothing_in_use_and_nothing_of_others() {
     in_use.lock().unwrap();
     fetcher(&[&server.address]).fetch(dir.path(), &Silent).unwrap();
     assert_eq!(names(dir.path()), [".a.gz.in-use.part", ".b.gz.77-0.part", "a.gz", "a.gz.part", "notes"]);
+}
+
+#[test]
+fn a_temporary_file_of_another_program_with_the_same_process_number_stays() {
+    let server = Server::start(Answer::Good(sample().1));
+    let dir = tempfile::tempdir().unwrap();
+    let of_others = |count: u32| dir.path().join(format!(".a.gz.{}-{count}.part", std::process::id()));
+    let in_use = File::create_new(of_others(0)).unwrap();
+    in_use.lock().unwrap();
+    for count in 1..400 {
+        fs::hard_link(of_others(0), of_others(count)).unwrap();
+    }
+    fetcher(&[&server.address]).fetch(dir.path(), &Silent).unwrap();
+    assert_eq!(names(dir.path()).len(), 401);
+    assert_eq!(in_use.metadata().unwrap().len(), 0);
 }
 
 #[test]

@@ -181,8 +181,7 @@ impl Fetcher {
             .accept_encoding("identity")
             .timeout_resolve(Some(self.connect_timeout))
             .timeout_connect(Some(self.connect_timeout))
-            .timeout_recv_response(Some(self.stall_timeout))
-            // For each read from the socket: this one finds a stall within the body.
+            // For each read from the socket, so it finds a stall anywhere in the answer.
             .timeout_per_read(Some(self.stall_timeout))
             .timeout_per_write(Some(self.stall_timeout))
             .timeout_global(Some(self.total_timeout));
