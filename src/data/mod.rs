@@ -1,5 +1,8 @@
 //! Data sets: where they come from, how they are checked, in which order they are walked.
 
+pub mod download;
+pub mod idx;
+pub mod mnist;
 pub mod sequences;
 
 pub use sequences::{Dataset, Sequences, Split, Values};
