@@ -63,16 +63,28 @@ pub fn multiply<S: Simd, const MR: usize, const NV: usize>(
     let mut b = right.as_ptr();
     let mut acc = *sums;
     for _ in 0..depth {
-        let mut row = [s.splat(0.0); NV];
-        for (j, v) in row.iter_mut().enumerate() {
-            // SAFETY: b is at row k of `right`, which has `depth` rows of `width` numbers.
-            *v = unsafe { s.load_at(b.add(j * S::LANES)) };
-        }
-        for (r, sums) in acc.iter_mut().enumerate() {
-            // SAFETY: a + r · row_stride is at most element `last` of `left`.
-            let x = s.splat(unsafe { *a.add(r * left.row_stride) });
-            for (sum, v) in sums.iter_mut().zip(row) {
-                *sum = s.fma(x, v, *sum);
+        // SAFETY: a + r · row_stride is at most element `last` of `left`.
+        let number = |r: usize| s.splat(unsafe { *a.add(r * left.row_stride) });
+        // SAFETY: b is at row k of `right`, which has `depth` rows of `width` numbers.
+        let vector = |j: usize| unsafe { s.load_at(b.add(j * S::LANES)) };
+        // The shorter side is held and the longer one passes, so that 3 x 4 fits in 16 registers.
+        if MR < NV {
+            let mut held = [s.splat(0.0); MR];
+            held.iter_mut().enumerate().for_each(|(r, x)| *x = number(r));
+            for j in 0..NV {
+                let v = vector(j);
+                for r in 0..MR {
+                    acc[r][j] = s.fma(held[r], v, acc[r][j]);
+                }
+            }
+        } else {
+            let mut held = [s.splat(0.0); NV];
+            held.iter_mut().enumerate().for_each(|(j, v)| *v = vector(j));
+            for (r, sums) in acc.iter_mut().enumerate() {
+                let x = number(r);
+                for (sum, v) in sums.iter_mut().zip(held) {
+                    *sum = s.fma(x, v, *sum);
+                }
             }
         }
         // Past the last row these addresses are computed but not used.
