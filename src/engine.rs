@@ -84,6 +84,9 @@ pub trait Engine {
     /// One line for the user: the device and what is used of it.
     fn device(&self) -> String;
 
+    /// Threads that compute; 1 where that means nothing.
+    fn threads(&self) -> usize;
+
     /// What is computed.
     fn model(&self) -> Model;
 

@@ -23,7 +23,7 @@ const LAYER_BIAS: f32 = 0.1;
 const STREAMS: std::ops::Range<u64> = 0..7;
 
 /// The generator of one purpose: same seed, same stream, same numbers, on every machine.
-pub(crate) fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
+pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     rng

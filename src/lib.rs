@@ -1,5 +1,6 @@
 //! Trains LSTM sequence classifiers.
 
+pub mod checkpoint;
 pub mod cpu;
 pub mod data;
 pub mod engine;
@@ -11,5 +12,6 @@ pub mod progress;
 pub mod reference;
 pub mod shape;
 pub mod tensor_file;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -104,6 +104,24 @@ impl TensorFile {
         safetensors::serialize(views, metadata).expect("a map from names to tensors can be written")
     }
 
+    /// Writes the file at `path`, under another name first, so that there is never half of one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; `flag` is the one that named the place.
+    pub fn write(&self, path: &Path, flag: &str) -> Result<()> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = Path::new(&part);
+        let moved = |()| {
+            let remedy = format!("choose another place with {flag}");
+            std::fs::rename(part, path).map_err(|e| Error::io(path, "write", e, remedy))
+        };
+        write_synced(part, &self.to_bytes()).and_then(moved).inspect_err(|_| {
+            let _ = std::fs::remove_file(part);
+        })
+    }
+
     /// The floats of tensor `name`, whose shape must be `shape`.
     ///
     /// # Errors

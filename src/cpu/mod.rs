@@ -206,8 +206,12 @@ fn part(total: usize, n: usize, count: usize) -> Range<usize> {
 
 impl Engine for CpuEngine {
     fn device(&self) -> String {
-        let threads = self.pool.current_num_threads();
+        let threads = self.threads();
         format!("cpu, {}, {threads} thread{}", self.isa.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads()
     }
 
     fn model(&self) -> Model {

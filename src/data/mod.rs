@@ -1,8 +1,10 @@
 //! Data sets: where they come from, how they are checked, in which order they are walked.
 
+pub mod batches;
 pub mod download;
 pub mod idx;
 pub mod mnist;
+pub mod source;
 pub mod sequences;
 
 pub use sequences::{Dataset, Sequences, Split, Values};

@@ -55,6 +55,10 @@ impl<F: Real> Engine for ReferenceEngine<F> {
         format!("cpu, plain reference in f{}", 8 * size_of::<F>())
     }
 
+    fn threads(&self) -> usize {
+        1
+    }
+
     fn model(&self) -> Model {
         self.model
     }

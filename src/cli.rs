@@ -1,0 +1,304 @@
+//! The command line: help, man page and completions all come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use fused_lstm::data::source::Source;
+use fused_lstm::init::Init;
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  failed (a check did not hold, or the system refused something)
+    2  a flag or value that cannot be used
+    3  data missing or broken
+    4  the device asked for is not there
+    5  a checkpoint that cannot be used
+    6  diverged: the loss became NaN or infinite
+  130  interrupted, after saving";
+
+/// Trains LSTM sequence classifiers, fast.
+///
+/// Without a command: `train`, with the defaults of the classic tutorial. Every MNIST digit is read as 28 rows of 28
+/// pixels by a linear input layer, an LSTM of 128 units and a linear head.
+#[derive(Parser)]
+#[command(name = "fused-lstm", version, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a model and report its accuracy (the default command)
+    Train(Box<TrainArgs>),
+    /// Evaluate a checkpoint: accuracy, loss, confusion matrix, precision and recall of each class
+    Eval(EvalArgs),
+    /// Classify pictures of digits, or rows of an IDX file, with a checkpoint
+    Predict(PredictArgs),
+    /// Fetch MNIST, or tell what data there is
+    Data(DataCommandArgs),
+    /// Run fixtures and compare every tensor with the expected one
+    Verify(VerifyArgs),
+    /// Time whole training iterations or evaluation, on data in memory
+    Bench(BenchArgs),
+    /// Write shell completions to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man page to standard output
+    Man {
+        /// Write one page for each command into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub struct DataArgs {
+    /// Data set: auto, mnist, synthetic, or a folder with MNIST's four files
+    ///
+    /// auto takes MNIST from --data-dir or the cache folder, else fetches it, else trains on synthetic digits and says so.
+    /// (Default: auto, or what the checkpoint was trained on.)
+    #[arg(long, value_name = "auto|mnist|synthetic|DIR", help_heading = "Data")]
+    pub data: Option<Source>,
+    /// Folder with MNIST's four files, plain or gz
+    #[arg(long, value_name = "DIR", env = "FUSED_LSTM_DATA_DIR", help_heading = "Data")]
+    pub data_dir: Option<PathBuf>,
+    /// Fetch nothing
+    #[arg(long, help_heading = "Data")]
+    pub offline: bool,
+}
+
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Device that computes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub device: Device,
+    /// Threads of the CPU engine [default: one for each core]; results do not depend on their number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best that there is
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+#[derive(Args)]
+pub struct OutputArgs {
+    /// One JSON object per line on standard output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Only the result
+    #[arg(long, short, help_heading = "Output")]
+    pub quiet: bool,
+    /// Progress on standard error: a bar if it is a terminal, plain lines, or none
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Output")]
+    pub progress: ProgressStyle,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressStyle {
+    /// A bar if standard error is a terminal, else plain lines
+    Auto,
+    /// A bar
+    Bar,
+    /// A line for each piece of work
+    Plain,
+    /// Nothing
+    None,
+}
+
+#[derive(Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Training steps in all [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Training")]
+    pub steps: Option<u64>,
+    /// Passes over the training data, instead of --steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), conflicts_with = "steps", help_heading = "Training")]
+    pub epochs: Option<u64>,
+    /// Sequences in a batch [default: 128]
+    #[arg(long, value_name = "N", value_parser = sizes(), help_heading = "Training")]
+    pub batch_size: Option<usize>,
+    /// Hidden units; the input layer is as wide [default: 128]
+    #[arg(long, value_name = "N", value_parser = sizes(), help_heading = "Training")]
+    pub hidden: Option<usize>,
+    /// Adam's learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = "Training")]
+    pub lr: Option<f64>,
+    /// Added to the forget gate before its sigmoid [default: 1.0]
+    #[arg(long, value_name = "BIAS", allow_negative_numbers = true, help_heading = "Training")]
+    pub forget_bias: Option<f32>,
+    /// Start of the input and output layers [default: tutorial]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub init: Option<Init>,
+    /// Largest 2-norm of the gradient of all parameters; larger ones are scaled down to it [default: none]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true, help_heading = "Training")]
+    pub grad_clip: Option<f32>,
+    /// Seed of the initial parameters and of the data order [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seed: Option<u64>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Report every N steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value = "20", help_heading = "Output")]
+    pub log_every: u64,
+    /// Evaluate the validation images every N steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    pub eval_every: Option<u64>,
+    /// Folder to save the model and all that training needs to go on
+    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
+    pub save: Option<PathBuf>,
+    /// Save every N steps, and not only at the end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Checkpoints")]
+    pub save_every: Option<u64>,
+    /// Go on from the checkpoint in this folder, and save there unless --save names another
+    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
+    pub resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args)]
+pub struct EvalArgs {
+    /// Folder with the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Part of the data
+    #[arg(long, value_enum, default_value = "test")]
+    pub split: SplitName,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SplitName {
+    Train,
+    Validation,
+    Test,
+}
+
+#[derive(Args)]
+pub struct PredictArgs {
+    /// Folder with the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; or IDX image files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Image of an IDX file, from 0; may be given more than once
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub row: Vec<usize>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// One JSON object per line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DataCommandArgs {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Download MNIST and check it
+    Fetch {
+        /// Folder to put it in [default: the cache folder, where train looks]
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Address to fetch from instead of the known ones; may be given more than once
+        #[arg(long, value_name = "URL")]
+        mirror: Vec<String>,
+        /// Progress on standard error
+        #[arg(long, value_enum, default_value = "auto")]
+        progress: ProgressStyle,
+    },
+    /// Tell where data is looked for and what is there
+    Info {
+        #[command(flatten)]
+        data: DataArgs,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Fixtures: safetensors files with a batch, parameters and expected tensors
+    #[arg(required = true, value_name = "FIXTURE")]
+    pub fixtures: Vec<PathBuf>,
+    /// Engine to run
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub engine: EngineName,
+    /// Write every computed tensor, beside copies of the inputs, to a file of the fixture's name in this folder
+    #[arg(long, value_name = "DIR")]
+    pub dump: Option<PathBuf>,
+    /// Threads of the CPU engine [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// The plain reference, in double precision
+    Reference,
+    /// The fast CPU engine
+    Cpu,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to time
+    #[arg(value_enum)]
+    pub what: BenchName,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Sequences in an iteration
+    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "128")]
+    pub batch_size: usize,
+    /// Hidden units; the input layer is as wide
+    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "128")]
+    pub hidden: usize,
+    /// Steps of each sequence
+    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "28")]
+    pub steps_per_sequence: usize,
+    /// Inputs of each step
+    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "28")]
+    pub inputs: usize,
+    /// How long to go on
+    #[arg(long, value_name = "S", default_value = "5")]
+    pub seconds: f64,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchName {
+    /// Training iterations: forward, loss, backward, update
+    Step,
+    /// Evaluation: forward and arg max
+    Infer,
+}
+
+fn sizes() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
+}

@@ -1,0 +1,118 @@
+//! `fused-lstm bench`: whole iterations, on data in memory.
+
+use super::output::{line, thousands};
+use crate::cli::{BenchArgs, BenchName};
+use fused_lstm::data::batches::Order;
+use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
+use fused_lstm::engine::{Engine, Model, State};
+use fused_lstm::init::{self, Init};
+use fused_lstm::optimizer::Adam;
+use fused_lstm::shape::Dims;
+use fused_lstm::{Error, Result};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const CLASSES: usize = 10;
+/// Sequences in memory, or one batch where that is more.
+const SEQUENCES: usize = 4096;
+/// Share of the numbers that are not zero, where there are no digits of the size: about that of MNIST's pixels.
+const FILLED: f64 = 0.19;
+const WARM_UP: Duration = Duration::from_millis(500);
+const FEWEST: usize = 5;
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    if !(args.seconds.is_finite() && args.seconds > 0.0) {
+        let flag = format!("--seconds {}", args.seconds);
+        return Err(Error::usage(flag, "it is not a positive number", "give one such as 5"));
+    }
+    let (t, i, h) = (args.steps_per_sequence, args.inputs, args.hidden);
+    let dims = Dims { t, i, p: h, h, k: CLASSES };
+    dims.check()?;
+    let data = Arc::new(data(dims, args.batch_size.max(SEQUENCES))?);
+    let mut engine = super::engine(&args.device, Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone())?;
+    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 0)))?;
+    let mut order = Order::new(data.train.len(), 0);
+    let mut place = 0;
+    let mut iteration = || -> Result<Duration> {
+        let rows = order.rows(place, args.batch_size);
+        place += args.batch_size as u64;
+        let started = Instant::now();
+        match args.what {
+            BenchName::Step => drop(engine.train_steps(&rows, args.batch_size)?),
+            BenchName::Infer => drop(engine.evaluate(Split::Train, &rows)?),
+        }
+        Ok(started.elapsed())
+    };
+    let started = Instant::now();
+    while started.elapsed() < WARM_UP.min(Duration::from_secs_f64(args.seconds)) {
+        iteration()?;
+    }
+    let mut times = Vec::new();
+    let started = Instant::now();
+    while times.len() < FEWEST || started.elapsed().as_secs_f64() < args.seconds {
+        times.push(iteration()?.as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let quantile = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+    let (median, p10, p90) = (quantile(0.5), quantile(0.1), quantile(0.9));
+    let speed = args.batch_size as f64 * 1e3 / median;
+    let what = match args.what {
+        BenchName::Step => "step",
+        BenchName::Infer => "infer",
+    };
+    let device = engine.device();
+    if args.json {
+        let round = |value: f64, unit: f64| (value * unit).round() / unit;
+        let result = json!({
+            "peer": format!("fused-lstm-{what}"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": device,
+            "threads": engine.threads(),
+            "dtype": "fp32",
+            "B": args.batch_size, "T": t, "I": i, "H": h,
+            "ms_per_iter_median": round(median, 1e5),
+            "p10": round(p10, 1e5),
+            "p90": round(p90, 1e5),
+            "samples_per_s": round(speed, 10.0),
+            "iters": times.len(),
+        });
+        return line(&result.to_string());
+    }
+    line(&format!("{what}: B {}, T {t}, I {i}, H {h}, f32; {device}", args.batch_size))?;
+    line(&format!(
+        "{median:.3} ms an iteration (p10 {p10:.3}, p90 {p90:.3}), {} samples/s, {} iterations",
+        thousands(speed as u64),
+        times.len()
+    ))
+}
+
+fn data(dims: Dims, n: usize) -> Result<Dataset> {
+    if (dims.t, dims.i) == (28, 28) {
+        return Ok(synthetic::digits(0, n, 0, 0));
+    }
+    let bytes = n.checked_mul(dims.sequence_len()).filter(|&bytes| bytes <= 1 << 36).ok_or_else(|| {
+        Error::usage(
+            format!("--batch-size {n}"),
+            format!("{n} sequences of {} numbers are too much to keep in memory", dims.sequence_len()),
+            "give smaller sizes",
+        )
+    })?;
+    let mut rng = init::generator(0, 0);
+    let mut pixel = || {
+        use rand::RngExt;
+        if rng.random_bool(FILLED) { rng.random() } else { 0u8 }
+    };
+    let values = Values::U8 { bytes: (0..bytes).map(|_| pixel()).collect(), scale: 1.0 / 255.0 };
+    let train = Sequences::new(dims.t, dims.i, values, (0..n).map(|k| (k % CLASSES) as u32).collect());
+    let none = train.slice(0, 0);
+    Ok(Dataset {
+        description: "random numbers".into(),
+        name: "random",
+        classes: CLASSES,
+        train,
+        validation: none.clone(),
+        test: none,
+    })
+}

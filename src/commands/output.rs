@@ -1,0 +1,57 @@
+//! Standard output: results, as text or as JSON.
+
+use fused_lstm::{Error, Result};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+
+/// Writes one line to standard output.
+///
+/// A reader that has gone away (`fused-lstm | head`) ends the program quietly.
+pub fn line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => Err(Error::io("standard output", "write", e, "free some space or write elsewhere")),
+    }
+}
+
+/// Writes one JSON object with its `event` key in front.
+pub fn event(name: &str, mut fields: Value) -> Result<()> {
+    let mut object = json!({ "event": name });
+    if let (Some(object), Some(fields)) = (object.as_object_mut(), fields.as_object_mut()) {
+        object.append(fields);
+    }
+    line(&object.to_string())
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut grouped = String::new();
+    for (k, digit) in digits.chars().enumerate() {
+        if k > 0 && (digits.len() - k) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `0.9687` as `96.87 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousands;
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (136_586, "136,586"), (1_234_567, "1,234,567")];
+        for (n, text) in cases {
+            assert_eq!(thousands(n), text);
+        }
+    }
+}

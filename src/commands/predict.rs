@@ -1,0 +1,95 @@
+//! `fused-lstm predict`: what a checkpoint takes pictures for.
+
+use super::output::{event, line, percent};
+use crate::cli::PredictArgs;
+use fused_lstm::data::{Sequences, Values, idx, picture};
+use fused_lstm::engine::{Engine, Model};
+use fused_lstm::{Error, Result};
+use serde_json::json;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// How many classes are told.
+const TOP: usize = 3;
+
+/// Runs the command. A file that cannot be used does not keep the others from being classified.
+pub fn run(args: &PredictArgs) -> Result<()> {
+    let (config, mut engine) = super::load_model(&args.model, &args.device, None)?;
+    let mut first_error = None;
+    for file in &args.files {
+        if let Err(error) = predict(args, config.model, engine.as_mut(), file) {
+            if let Some(error) = first_error.replace(error) {
+                super::progress::complain(&error);
+            }
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn predict(args: &PredictArgs, model: Model, engine: &mut dyn Engine, file: &Path) -> Result<()> {
+    if is_idx(file) {
+        let images = idx::read_images(file)?;
+        check_shape(args, model, (images.t, images.i))?;
+        let n = images.t * images.i;
+        for &row in &args.row {
+            if row >= images.n {
+                return Err(Error::usage(
+                    format!("--row {row}"),
+                    format!("{} has {} images", file.display(), images.n),
+                    format!("give one from 0 to {}", images.n - 1),
+                ));
+            }
+            show(args, model, engine, file, Some(row), images.bytes[row * n..(row + 1) * n].to_vec())?;
+        }
+        Ok(())
+    } else {
+        check_shape(args, model, (28, 28))?;
+        show(args, model, engine, file, None, picture::read_digit(file)?)
+    }
+}
+
+fn check_shape(args: &PredictArgs, model: Model, (t, i): (usize, usize)) -> Result<()> {
+    let dims = model.dims;
+    if (dims.t, dims.i) == (t, i) {
+        return Ok(());
+    }
+    Err(Error::checkpoint(
+        &args.model,
+        format!("the model reads {} rows of {} numbers, an image here has {t} of {i}", dims.t, dims.i),
+        "use a model that was trained on such images",
+    ))
+}
+
+/// True for an IDX file of bytes or a gz file, by their first bytes.
+fn is_idx(file: &Path) -> bool {
+    let mut start = [0; 3];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && (start == [0, 0, 8] || start[..2] == [0x1f, 0x8b])
+}
+
+fn show(
+    args: &PredictArgs,
+    model: Model,
+    engine: &mut dyn Engine,
+    file: &Path,
+    row: Option<usize>,
+    bytes: Vec<u8>,
+) -> Result<()> {
+    let values = Values::U8 { bytes, scale: 1.0 / 255.0 };
+    let probabilities = engine.predict(&Sequences::new(model.dims.t, model.dims.i, values, vec![0]))?;
+    let mut ranked: Vec<(usize, f64)> = probabilities.iter().map(|&p| p.into()).enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranked.truncate(TOP);
+    if args.json {
+        let top: Vec<_> = ranked.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect();
+        let file = file.display().to_string();
+        return event("prediction", json!({ "file": file, "row": row, "class": ranked[0].0, "top": top }));
+    }
+    let name = match row {
+        Some(row) => format!("{} row {row}", file.display()),
+        None => file.display().to_string(),
+    };
+    let top: Vec<_> = ranked.iter().map(|(class, p)| format!("{class} ({})", percent(*p))).collect();
+    line(&format!("{name}: {}", top.join(", ")))
+}

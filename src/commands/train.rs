@@ -1,0 +1,315 @@
+//! `fused-lstm train`: the main job.
+
+use super::output::{event, line, percent, thousands};
+use super::progress::Shown;
+use crate::cli::TrainArgs;
+use fused_lstm::checkpoint::{Checkpoint, Config};
+use fused_lstm::data::{Dataset, Split};
+use fused_lstm::engine::{Engine, Model, State};
+use fused_lstm::optimizer::Adam;
+use fused_lstm::progress::Progress;
+use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
+use fused_lstm::{Error, Result, init};
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const DEFAULT_STEPS: u64 = 1000;
+const DEFAULT_BATCH_SIZE: usize = 128;
+const DEFAULT_HIDDEN: usize = 128;
+const DEFAULT_FORGET_BIAS: f32 = 1.0;
+
+/// Set by the first Ctrl-C; the second ends the program.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Runs the command.
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
+    let resumed = args.resume.as_deref().map(Checkpoint::load).transpose()?;
+    let save = args.save.clone().or_else(|| args.resume.clone());
+    if let Some(folder) = &save {
+        Checkpoint::prepare(folder)?;
+    }
+    if args.save_every.is_some() && save.is_none() {
+        return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
+    }
+
+    let started = Instant::now();
+    let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
+    let data = super::dataset(&args.data, trained_on, &progress)?;
+    let data_time = started.elapsed();
+
+    let set_up = Instant::now();
+    let config = config(args, resumed.as_ref(), &data)?;
+    let state = match resumed {
+        Some(checkpoint) => checkpoint.state,
+        None => State::new(init::parameters(config.model.dims, config.init, config.seed)),
+    };
+    let plan = plan(args, &config, save, state.step)?;
+    let mut engine = super::engine(&args.device, config.model, config.adam, data.clone())?;
+    engine.set_state(&state)?;
+    let set_up_time = set_up.elapsed();
+
+    let mut report = Report { args, progress: &progress };
+    report.start(engine.as_ref(), &data, &config, state.step)?;
+    interruptible()?;
+    progress.begin("training", plan.steps);
+    let trained = train::train(engine.as_mut(), &data, &config, &plan, &mut report);
+    progress.end();
+    let summary = trained?;
+
+    let evaluation = Instant::now();
+    progress.begin("evaluating", 0);
+    let validation = train::evaluate(engine.as_mut(), &data, Split::Validation)?;
+    let test = train::evaluate(engine.as_mut(), &data, Split::Test)?;
+    progress.end();
+    let times = Times { data: data_time, set_up: set_up_time, evaluation: evaluation.elapsed(), all: started.elapsed() };
+    report.done(engine.as_ref(), &data, &config, &summary, &validation, &test, &times)?;
+    if let Some(folder) = plan.save.filter(|_| !args.output.json && !args.output.quiet) {
+        line(&format!("saved       {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// What the flags say, else the checkpoint, else the defaults.
+fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Result<Config> {
+    let before = resumed.map(|checkpoint| &checkpoint.config);
+    let hidden = args.hidden.or(before.map(|b| b.model.dims.h)).unwrap_or(DEFAULT_HIDDEN);
+    let input_layer = before.filter(|_| args.hidden.is_none()).map_or(hidden, |b| b.model.dims.p);
+    let dims = Dims { t: data.train.t(), i: data.train.i(), p: input_layer, h: hidden, k: data.classes };
+    dims.check()?;
+    let forget_bias = args.forget_bias.or(before.map(|b| b.model.forget_bias)).unwrap_or(DEFAULT_FORGET_BIAS);
+    if !forget_bias.is_finite() {
+        return Err(Error::usage(
+            format!("--forget-bias {forget_bias}"),
+            "the forget bias is not a finite number",
+            "give one such as 1.0",
+        ));
+    }
+    let standard = before.map_or_else(Adam::default, |b| b.adam);
+    let adam = Adam {
+        learning_rate: args.lr.unwrap_or(standard.learning_rate),
+        grad_clip: args.grad_clip.or(standard.grad_clip),
+        ..standard
+    };
+    adam.check()?;
+    let batch_size = args.batch_size.or(before.map(|b| b.batch_size)).unwrap_or(DEFAULT_BATCH_SIZE);
+    if batch_size > data.train.len() {
+        return Err(Error::usage(
+            format!("--batch-size {batch_size}"),
+            format!("the training data has only {} sequences", data.train.len()),
+            "give a smaller batch",
+        ));
+    }
+    let config = Config::new(
+        Model { dims, forget_bias },
+        adam,
+        args.init.or(before.map(|b| b.init)).unwrap_or_default(),
+        args.seed.or(before.map(|b| b.seed)).unwrap_or(0),
+        batch_size,
+        data.name,
+        data.train.len(),
+    );
+    if let (Some(before), Some(folder)) = (before, &args.resume) {
+        // The learning rate and the clip may change on the way; whatever else differs would be another run.
+        let same = Config { adam: before.adam, ..config.clone() };
+        if same != *before {
+            return Err(Error::checkpoint(
+                folder,
+                format!("it was made with {}, not with {}", brief(before), brief(&config)),
+                "leave the flags out that differ, or start a new run",
+            ));
+        }
+    }
+    Ok(config)
+}
+
+/// The part of a configuration that a resumed run cannot change.
+fn brief(config: &Config) -> String {
+    let dims = config.model.dims;
+    format!(
+        "{} ({} sequences of {} x {}), hidden {}, batch {}, seed {}, init {}, forget bias {}",
+        config.data,
+        config.train_sequences,
+        dims.t,
+        dims.i,
+        dims.h,
+        config.batch_size,
+        config.seed,
+        format!("{:?}", config.init).to_lowercase(),
+        config.model.forget_bias
+    )
+}
+
+fn plan(args: &TrainArgs, config: &Config, save: Option<std::path::PathBuf>, done: u64) -> Result<Plan> {
+    let steps = match args.epochs {
+        Some(epochs) => (epochs * config.train_sequences as u64).div_ceil(config.batch_size as u64),
+        None => args.steps.unwrap_or(DEFAULT_STEPS),
+    };
+    if steps < done {
+        return Err(Error::usage(
+            format!("--steps {steps}"),
+            format!("the checkpoint has done {done} steps already"),
+            "give more steps in all",
+        ));
+    }
+    Ok(Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every })
+}
+
+fn interruptible() -> Result<()> {
+    let handler = || {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::Failed(format!("cannot watch for Ctrl-C: {e}; try again")))
+}
+
+struct Times {
+    data: Duration,
+    set_up: Duration,
+    evaluation: Duration,
+    /// From the first look for data to the end of the evaluation.
+    all: Duration,
+}
+
+/// Tells the user what happens, as text or as JSON.
+struct Report<'a> {
+    args: &'a TrainArgs,
+    progress: &'a Shown,
+}
+
+impl Report<'_> {
+    fn text(&self) -> bool {
+        !self.args.output.json && !self.args.output.quiet
+    }
+
+    fn start(&self, engine: &dyn Engine, data: &Dataset, config: &Config, step: u64) -> Result<()> {
+        let layout = config.model.layout();
+        if self.args.output.json {
+            let names = ParamLayout::NAMES.into_array();
+            let tensors = names.iter().zip(layout.shapes().into_array()).map(|(name, shape)| json!([name, shape]));
+            return event(
+                "start",
+                json!({
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "device": engine.device(),
+                    "data": data.name,
+                    "data_description": data.description,
+                    "config": config,
+                    "tensors": tensors.collect::<Vec<_>>(),
+                    "parameters": layout.len(),
+                    "step": step,
+                }),
+            );
+        }
+        if !self.text() {
+            return Ok(());
+        }
+        line(&format!("{:<8}{:>12}{:>14}", "tensor", "shape", "parameters"))?;
+        for (name, shape) in ParamLayout::NAMES.into_array().iter().zip(layout.shapes().into_array()) {
+            let count = thousands(shape.iter().product::<usize>() as u64);
+            let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
+            line(&format!("{name:<8}{shape:>12}{count:>14}"))?;
+        }
+        line(&format!("{:<8}{:>26}", "all", thousands(layout.len() as u64)))?;
+        line("")?;
+        line(&format!("data        {}", data.description))?;
+        line(&format!("device      {}", engine.device()))?;
+        if step > 0 {
+            line(&format!("resumed     at step {step}"))?;
+        }
+        line("")?;
+        line(&format!("{:>6}{:>10}{:>12}{:>10}{:>12}", "step", "loss", "accuracy", "ms/step", "samples/s"))
+    }
+
+    #[expect(clippy::too_many_arguments)]
+    fn done(
+        &self,
+        engine: &dyn Engine,
+        data: &Dataset,
+        config: &Config,
+        summary: &Summary,
+        validation: &EvalReport,
+        test: &EvalReport,
+        times: &Times,
+    ) -> Result<()> {
+        let train_time = summary.train_time;
+        if self.args.output.json {
+            return event(
+                "done",
+                json!({
+                    "test_accuracy": test.accuracy,
+                    "test_loss": test.loss,
+                    "validation_accuracy": validation.accuracy,
+                    "validation_loss": validation.loss,
+                    "steps": summary.steps,
+                    "train_seconds": train_time.as_secs_f64(),
+                    "ms_per_step": summary.ms_per_step(),
+                    "device": engine.device(),
+                    "data": data.name,
+                    "seed": config.seed,
+                    "data_seconds": times.data.as_secs_f64(),
+                    "setup_seconds": times.set_up.as_secs_f64(),
+                    "evaluation_seconds": times.evaluation.as_secs_f64(),
+                }),
+            );
+        }
+        if self.text() {
+            line("")?;
+        }
+        let quality = |name: &str, split: Split, report: &EvalReport| {
+            let n = thousands(data.split(split).len() as u64);
+            line(&format!("{name:<12}accuracy {}, loss {:.4} ({n} images)", percent(report.accuracy), report.loss))
+        };
+        quality("validation", Split::Validation, validation)?;
+        quality("test", Split::Test, test)?;
+        if self.text() {
+            let rest = times.all.saturating_sub(times.data + times.set_up + train_time + times.evaluation);
+            line(&format!(
+                "time        data {:.2} s, set-up {:.2} s, training {:.2} s, evaluation {:.2} s, reports and saving {:.2} s",
+                times.data.as_secs_f64(),
+                times.set_up.as_secs_f64(),
+                train_time.as_secs_f64(),
+                times.evaluation.as_secs_f64(),
+                rest.as_secs_f64(),
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Report<'_> {
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        if self.args.output.json {
+            return event("step", json!(report));
+        }
+        if !self.text() {
+            return Ok(());
+        }
+        let StepReport { step, loss, accuracy, ms_per_step, samples_per_s } = report;
+        let (accuracy, speed) = (percent(*accuracy), thousands(*samples_per_s as u64));
+        self.progress.suspend(|| line(&format!("{step:>6}{loss:>10.4}{accuracy:>12}{ms_per_step:>10.2}{speed:>12}")))
+    }
+
+    fn validation(&mut self, step: u64, report: &EvalReport) -> Result<()> {
+        if self.args.output.json {
+            let EvalReport { accuracy, loss } = report;
+            return event("eval", json!({ "step": step, "split": "validation", "accuracy": accuracy, "loss": loss }));
+        }
+        if !self.text() {
+            return Ok(());
+        }
+        let (loss, accuracy) = (report.loss, percent(report.accuracy));
+        self.progress.suspend(|| line(&format!("{step:>6}{loss:>10.4}{accuracy:>12}  validation")))
+    }
+
+    fn progress(&mut self, done: u64) {
+        self.progress.update(done);
+    }
+
+    fn stop(&self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}

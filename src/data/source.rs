@@ -1,0 +1,85 @@
+//! Which data set to use: what the user named, else what is at hand, else what can be fetched, else synthetic digits.
+
+use super::download::{Fetcher, mnist_dir};
+use super::{Dataset, mnist, synthetic};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// A data set as `--data` names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// MNIST from the data folder or the cache, else fetched, else synthetic digits.
+    #[default]
+    Auto,
+    /// MNIST from the data folder or the cache, else fetched.
+    Mnist,
+    /// The built-in synthetic digits.
+    Synthetic,
+    /// MNIST's four files, or others of their form, in a folder.
+    Folder(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "mnist" => Self::Mnist,
+            "synthetic" => Self::Synthetic,
+            folder => Self::Folder(folder.into()),
+        })
+    }
+}
+
+/// Loads `source`. `folder` is where MNIST's files are, if the user said so; with `offline` nothing is fetched.
+///
+/// # Errors
+///
+/// [`Error::Data`] if what was asked for is missing or broken and cannot be fetched; [`Error::Usage`] if two folders
+/// were named, or one beside synthetic digits.
+pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dyn Progress) -> Result<Dataset> {
+    match (source, folder) {
+        (Source::Synthetic | Source::Folder(_), Some(folder)) => Err(Error::usage(
+            format!("--data-dir {}", folder.display()),
+            "--data names other data",
+            "leave one of the two out",
+        )),
+        (Source::Auto | Source::Mnist, Some(folder)) => mnist::load(folder),
+        (Source::Folder(folder), None) if !folder.exists() => Err(Error::data(
+            folder,
+            "there is no such folder",
+            "give --data auto, mnist, synthetic or a folder with MNIST's four files",
+        )),
+        (Source::Folder(folder), None) => mnist::load(folder),
+        (Source::Synthetic, None) => Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST)),
+        (Source::Mnist, None) => cached_or_fetched(offline, progress),
+        (Source::Auto, None) => match cached_or_fetched(offline, progress) {
+            Err(error @ Error::Data { .. } | error @ Error::Io { .. }) => {
+                progress.note(&format!(
+                    "no MNIST ({error}): training on built-in synthetic digits, whose accuracy is not comparable"
+                ));
+                Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST))
+            }
+            done => done,
+        },
+    }
+}
+
+fn cached_or_fetched(offline: bool, progress: &dyn Progress) -> Result<Dataset> {
+    let folder = mnist_dir()?;
+    match mnist::load(&folder) {
+        Err(Error::Data { place, found, .. }) if offline => Err(Error::data(
+            place,
+            found,
+            "leave --offline out, name the files' folder with --data-dir, or use --data synthetic",
+        )),
+        Err(Error::Data { .. }) => {
+            Fetcher::default().fetch(&folder, progress)?;
+            mnist::load(&folder)
+        }
+        done => done,
+    }
+}

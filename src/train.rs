@@ -1,0 +1,228 @@
+//! The training loop: batches in order, a report every few steps, checkpoints; whatever the engine.
+
+use crate::checkpoint::{Checkpoint, Config};
+use crate::data::batches::Order;
+use crate::data::{Dataset, Split};
+use crate::engine::{Engine, Scores};
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Most steps between two looks at the loss and at the user's wish to stop.
+const MAX_STEPS_AT_ONCE: u64 = 20;
+/// Longest time between two looks, as far as it can be foreseen.
+const MAX_TIME_AT_ONCE: Duration = Duration::from_millis(200);
+
+/// How far to train and what to do on the way.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Steps in all, those done before included.
+    pub steps: u64,
+    /// Report every so many steps.
+    pub log_every: u64,
+    /// Evaluate the validation split every so many steps.
+    pub eval_every: Option<u64>,
+    /// Folder for checkpoints.
+    pub save: Option<PathBuf>,
+    /// Save every so many steps; the end is always saved.
+    pub save_every: Option<u64>,
+}
+
+/// What the user sees of a few steps.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct StepReport {
+    /// Steps done.
+    pub step: u64,
+    /// Mean cross-entropy of the last step's batch, measured after its update, in nats.
+    pub loss: f64,
+    /// Share of that batch that is classified right, measured after its update.
+    pub accuracy: f64,
+    /// Mean time of a step since the last report, in milliseconds.
+    pub ms_per_step: f64,
+    /// Sequences trained on per second, since the last report.
+    pub samples_per_s: f64,
+}
+
+/// Quality on a whole split.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct EvalReport {
+    /// Share of sequences classified right.
+    pub accuracy: f64,
+    /// Mean cross-entropy, in nats.
+    pub loss: f64,
+}
+
+impl EvalReport {
+    /// Sums up the scores of sequences with these `labels`.
+    pub fn new(scores: &Scores, labels: impl IntoIterator<Item = u32>) -> Self {
+        let n = scores.loss.len().max(1) as f64;
+        let right = scores.predicted.iter().zip(labels).filter(|(p, label)| *p == label).count();
+        Self { accuracy: right as f64 / n, loss: scores.loss.iter().map(|&l| f64::from(l)).sum::<f64>() / n }
+    }
+}
+
+/// Who watches a training.
+pub trait Observer {
+    /// A few steps are done.
+    fn step(&mut self, report: &StepReport) -> Result<()>;
+    /// The validation split was evaluated after `step`.
+    fn validation(&mut self, step: u64, report: &EvalReport) -> Result<()>;
+    /// Steps done so far, more often than [`Observer::step`].
+    fn progress(&mut self, _done: u64) {}
+    /// Asked every few steps: true to save and stop.
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+pub struct Unwatched;
+
+impl Observer for Unwatched {
+    fn step(&mut self, _: &StepReport) -> Result<()> {
+        Ok(())
+    }
+    fn validation(&mut self, _: u64, _: &EvalReport) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a training did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Steps done, those of earlier runs included.
+    pub steps: u64,
+    /// Steps done by this run.
+    pub steps_here: u64,
+    /// Time spent in training steps, without reports, evaluation and saving.
+    pub train_time: Duration,
+}
+
+impl Summary {
+    /// Mean time of a step in milliseconds; 0 if there was none.
+    pub fn ms_per_step(&self) -> f64 {
+        if self.steps_here == 0 { 0.0 } else { self.train_time.as_secs_f64() * 1e3 / self.steps_here as f64 }
+    }
+}
+
+/// Evaluates all of `split`.
+///
+/// # Errors
+///
+/// If the engine fails.
+pub fn evaluate(engine: &mut dyn Engine, data: &Dataset, split: Split) -> Result<EvalReport> {
+    let rows: Vec<u32> = (0..data.split(split).len() as u32).collect();
+    let scores = engine.evaluate(split, &rows)?;
+    Ok(EvalReport::new(&scores, data.split(split).labels().iter().copied()))
+}
+
+/// Trains `engine`, which holds `data` and a state of `config`'s model, as `plan` says.
+///
+/// # Errors
+///
+/// [`Error::Diverged`] once a loss is not finite, the last checkpoint kept; [`Error::Interrupted`] if the observer asks
+/// to stop, after saving; errors of the engine and of saving.
+pub fn train(
+    engine: &mut dyn Engine,
+    data: &Dataset,
+    config: &Config,
+    plan: &Plan,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let mut run = Run { engine, config, plan, saved: None };
+    let first = run.engine.state()?.step;
+    let mut order = Order::new(data.train.len(), config.seed);
+    let (mut step, mut train_time) = (first, Duration::ZERO);
+    let (mut logged_step, mut logged_time) = (first, Duration::ZERO);
+    let mut at_once = 1;
+    while step < plan.steps {
+        if observer.stop() {
+            return Err(run.interrupted(step)?);
+        }
+        let count = run.steps_to_next_stop(step).min(at_once);
+        let rows = order.rows(step * config.batch_size as u64, count as usize * config.batch_size);
+        let started = Instant::now();
+        let metrics = run.engine.train_steps(&rows, config.batch_size)?;
+        let took = started.elapsed();
+        train_time += took;
+        if let Some(bad) = metrics.iter().position(|m| !m.loss.is_finite()) {
+            return Err(run.diverged(step + bad as u64 + 1, metrics[bad].loss));
+        }
+        step += count;
+        let affordable = MAX_TIME_AT_ONCE.as_secs_f64() / took.as_secs_f64().max(1e-9) * count as f64;
+        at_once = (affordable as u64).clamp(1, MAX_STEPS_AT_ONCE);
+        observer.progress(step);
+
+        let due = |every: u64| step % every == 0;
+        if due(plan.log_every) || step == plan.steps {
+            let batch = &rows[rows.len() - config.batch_size..];
+            let scores = run.engine.evaluate(Split::Train, batch)?;
+            let quality = EvalReport::new(&scores, batch.iter().map(|&row| data.train.labels()[row as usize]));
+            if !quality.loss.is_finite() {
+                return Err(run.diverged(step, quality.loss as f32));
+            }
+            let (steps, time) = ((step - logged_step) as f64, (train_time - logged_time).as_secs_f64());
+            (logged_step, logged_time) = (step, train_time);
+            observer.step(&StepReport {
+                step,
+                loss: quality.loss,
+                accuracy: quality.accuracy,
+                ms_per_step: time * 1e3 / steps,
+                samples_per_s: steps * config.batch_size as f64 / time,
+            })?;
+        }
+        if plan.eval_every.is_some_and(due) {
+            observer.validation(step, &evaluate(run.engine, data, Split::Validation)?)?;
+        }
+        if plan.save_every.is_some_and(due) || step == plan.steps {
+            run.save(step)?;
+        }
+    }
+    Ok(Summary { steps: step, steps_here: step - first, train_time })
+}
+
+struct Run<'a> {
+    engine: &'a mut dyn Engine,
+    config: &'a Config,
+    plan: &'a Plan,
+    /// Step of the checkpoint saved last.
+    saved: Option<u64>,
+}
+
+impl Run<'_> {
+    /// Steps until something is to be done, so that it is done at its step exactly.
+    fn steps_to_next_stop(&self, step: u64) -> u64 {
+        let Plan { steps, log_every, eval_every, save_every, .. } = self.plan;
+        let to_multiple = |every: u64| every - step % every;
+        [Some(*log_every), *eval_every, *save_every].into_iter().flatten().map(to_multiple).fold(steps - step, u64::min)
+    }
+
+    fn save(&mut self, step: u64) -> Result<()> {
+        let Some(folder) = &self.plan.save else { return Ok(()) };
+        let state = self.engine.state()?;
+        if !state.parameters.iter().all(|p| p.is_finite()) {
+            return Err(self.diverged(step, f32::NAN));
+        }
+        Checkpoint { config: self.config.clone(), state }.save(folder)?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    fn diverged(&self, step: u64, loss: f32) -> Error {
+        let kept = match (&self.plan.save, self.saved) {
+            (Some(folder), Some(step)) => format!("; the checkpoint of step {step} in {} is kept", folder.display()),
+            _ => String::new(),
+        };
+        let remedy = format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate);
+        Error::Diverged { step, loss, remedy }
+    }
+
+    fn interrupted(&mut self, step: u64) -> Result<Error> {
+        self.save(step)?;
+        let remedy = match &self.plan.save {
+            Some(folder) => format!("saved; go on with --resume {}", folder.display()),
+            None => "nothing was saved: --save DIR was not given".into(),
+        };
+        Ok(Error::Interrupted { step, remedy })
+    }
+}
