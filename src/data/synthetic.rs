@@ -171,8 +171,8 @@ const ZERO_FROM_RIGHT: Style = &[Curve(&[
     (27, 5),
 ])];
 const ONE_PLAIN: Style = &[Line(&[(30, 0), (30, 100)])];
-const ONE_FLAG: Style = &[Line(&[(14, 23), (36, 0), (36, 100)])];
-const ONE_BASE: Style = &[Line(&[(18, 20), (36, 0), (36, 100)]), Line(&[(14, 100), (58, 100)])];
+const ONE_FLAG: Style = &[Line(&[(18, 24), (36, 0), (36, 100)])];
+const ONE_BASE: Style = &[Line(&[(20, 22), (36, 0), (36, 100)]), Line(&[(14, 100), (58, 100)])];
 const TWO_ANGLE: Style =
     &[Curve(&[(7, 24), (16, 6), (36, 0), (55, 8), (60, 28), (48, 52), (26, 76), (4, 98)]), Line(&[(4, 98), (66, 97)])];
 const TWO_LOOP: Style = &[Curve(&[
@@ -219,9 +219,9 @@ const SIX_ROUND: Style = &[Curve(&[
 ])];
 const SIX_SLIM: Style =
     &[Curve(&[(36, 0), (18, 28), (7, 58), (9, 87), (27, 100), (47, 91), (51, 71), (37, 59), (20, 65), (9, 81)])];
-const SEVEN_PLAIN: Style = &[Line(&[(3, 4), (61, 3), (26, 100)])];
-const SEVEN_BAR: Style = &[Line(&[(3, 4), (61, 3), (26, 100)]), Line(&[(18, 51), (62, 48)])];
-const SEVEN_CURVED: Style = &[Line(&[(4, 17), (6, 4), (62, 4)]), Curve(&[(62, 4), (46, 33), (35, 65), (31, 100)])];
+const SEVEN_PLAIN: Style = &[Line(&[(1, 4), (64, 2), (27, 100)])];
+const SEVEN_BAR: Style = &[Line(&[(1, 4), (64, 2), (27, 100)]), Line(&[(18, 51), (62, 48)])];
+const SEVEN_CURVED: Style = &[Line(&[(2, 17), (4, 4), (64, 4)]), Curve(&[(64, 4), (46, 33), (35, 65), (31, 100)])];
 const EIGHT_CROSSED: Style = &[Curve(&[
     (57, 14),
     (40, 0),
@@ -262,7 +262,7 @@ fn draw(digit: usize, dice: &mut Dice) -> [u8; SIDE * SIDE] {
 }
 
 /// Cells of the wobble's grid along an edge of the digit's box.
-const GRID: usize = 4;
+const GRID: usize = 3;
 
 /// How this writer bends a style: a random wobble, then a linear map.
 struct Hand {
@@ -277,10 +277,10 @@ impl Hand {
     fn new(dice: &mut Dice) -> Self {
         let wobble =
             std::array::from_fn(|_| std::array::from_fn(|_| (dice.around_zero(WOBBLE), dice.around_zero(WOBBLE))));
-        let (wide, tall) = (dice.between(0.7, 1.15), dice.between(0.8, 1.1));
+        let (wide, tall) = (dice.between(0.72, 1.2), dice.between(0.8, 1.1));
         // Most people lean to the right: with y downwards, x falls as y grows.
-        let slant = dice.around_zero(0.45) - 0.12;
-        let sin = dice.around_zero(0.26);
+        let slant = dice.around_zero(0.55) - 0.12;
+        let sin = dice.around_zero(0.36);
         let cos = (1.0 - sin * sin).sqrt();
         let matrix = [(cos * wide, (cos * slant - sin) * tall), (sin * wide, (sin * slant + cos) * tall)];
         Self { wobble, matrix }
@@ -306,7 +306,7 @@ impl Hand {
 }
 
 /// Reach of the wobble in heights of the digit: more would turn some digits into others.
-const WOBBLE: f32 = 0.10;
+const WOBBLE: f32 = 0.15;
 
 /// The point at share `t` of the way from `a` to `b`.
 fn blend(a: Point, b: Point, t: f32) -> Point {
@@ -362,7 +362,7 @@ impl Pen {
             radius: dice.between(0.75, 1.85),
             softness: dice.between(1.0, 1.8),
             white: dice.between(0.8, 1.1),
-            noise: dice.between(0.0, 0.06),
+            noise: dice.between(0.0, 0.1),
         }
     }
 }
@@ -385,7 +385,7 @@ fn place(lines: &mut [Vec<Point>], radius: f32, dice: &mut Dice) {
     let middle = SIDE as f32 / 2.0 + 0.5;
     let room = SIDE as f32 - MARGIN - radius - 0.5;
     let mut axis = |mass: f32, low: f32, high: f32| {
-        let at = middle + dice.around_zero(SHIFT);
+        let at = middle + dice.between(-SHIFT, SHIFT);
         let (least, most) = (SIDE as f32 - room - (low - mass) * scale, room - (high - mass) * scale);
         (mass, at.max(least).min(most))
     };
