@@ -171,7 +171,7 @@ const ZERO_FROM_RIGHT: Style = &[Curve(&[
     (27, 5),
 ])];
 const ONE_PLAIN: Style = &[Line(&[(30, 0), (30, 100)])];
-const ONE_FLAG: Style = &[Line(&[(18, 24), (36, 0), (36, 100)])];
+const ONE_FLAG: Style = &[Line(&[(20, 24), (36, 0), (36, 100)])];
 const ONE_BASE: Style = &[Line(&[(20, 22), (36, 0), (36, 100)]), Line(&[(14, 100), (58, 100)])];
 const TWO_ANGLE: Style =
     &[Curve(&[(7, 24), (16, 6), (36, 0), (55, 8), (60, 28), (48, 52), (26, 76), (4, 98)]), Line(&[(4, 98), (66, 97)])];
@@ -219,9 +219,9 @@ const SIX_ROUND: Style = &[Curve(&[
 ])];
 const SIX_SLIM: Style =
     &[Curve(&[(36, 0), (18, 28), (7, 58), (9, 87), (27, 100), (47, 91), (51, 71), (37, 59), (20, 65), (9, 81)])];
-const SEVEN_PLAIN: Style = &[Line(&[(1, 4), (64, 2), (27, 100)])];
-const SEVEN_BAR: Style = &[Line(&[(1, 4), (64, 2), (27, 100)]), Line(&[(18, 51), (62, 48)])];
-const SEVEN_CURVED: Style = &[Line(&[(2, 17), (4, 4), (64, 4)]), Curve(&[(64, 4), (46, 33), (35, 65), (31, 100)])];
+const SEVEN_PLAIN: Style = &[Line(&[(-4, 4), (66, 2), (27, 100)])];
+const SEVEN_BAR: Style = &[Line(&[(-4, 4), (66, 2), (27, 100)]), Line(&[(18, 51), (62, 48)])];
+const SEVEN_CURVED: Style = &[Line(&[(-3, 17), (-1, 4), (66, 4)]), Curve(&[(66, 4), (46, 33), (35, 65), (31, 100)])];
 const EIGHT_CROSSED: Style = &[Curve(&[
     (57, 14),
     (40, 0),
@@ -257,8 +257,8 @@ fn draw(digit: usize, dice: &mut Dice) -> [u8; SIDE * SIDE] {
     let hand = Hand::new(dice);
     let mut lines: Vec<Vec<Point>> = style.iter().map(|stroke| path(stroke, &hand)).collect();
     let pen = Pen::new(dice);
-    place(&mut lines, pen.radius, dice);
-    shade(&nearest(&lines, pen.radius + pen.softness), &pen, dice)
+    place(&mut lines, pen.reach(), dice);
+    shade(&nearest(&lines, pen.reach()), &pen, dice)
 }
 
 /// Cells of the wobble's grid along an edge of the digit's box.
@@ -280,7 +280,7 @@ impl Hand {
         let (wide, tall) = (dice.between(0.72, 1.2), dice.between(0.8, 1.1));
         // Most people lean to the right: with y downwards, x falls as y grows.
         let slant = dice.around_zero(0.55) - 0.12;
-        let sin = dice.around_zero(0.36);
+        let sin = dice.around_zero(0.4);
         let cos = (1.0 - sin * sin).sqrt();
         let matrix = [(cos * wide, (cos * slant - sin) * tall), (sin * wide, (sin * slant + cos) * tall)];
         Self { wobble, matrix }
@@ -306,7 +306,7 @@ impl Hand {
 }
 
 /// Reach of the wobble in heights of the digit: more would turn some digits into others.
-const WOBBLE: f32 = 0.15;
+const WOBBLE: f32 = 0.17;
 
 /// The point at share `t` of the way from `a` to `b`.
 fn blend(a: Point, b: Point, t: f32) -> Point {
@@ -365,6 +365,11 @@ impl Pen {
             noise: dice.between(0.0, 0.1),
         }
     }
+
+    /// How far from its path the pen leaves any ink.
+    fn reach(&self) -> f32 {
+        self.radius + 0.5 * self.softness
+    }
 }
 
 /// The longer side of the drawn digit, in pixels, as in MNIST.
@@ -375,15 +380,15 @@ const MARGIN: f32 = 1.0;
 const SHIFT: f32 = 2.0;
 
 /// Scales the lines so that the digit fits the box, and moves its centre of mass near the image's centre.
-fn place(lines: &mut [Vec<Point>], radius: f32, dice: &mut Dice) {
+fn place(lines: &mut [Vec<Point>], reach: f32, dice: &mut Dice) {
     let (low, high) = bounds(lines);
-    let size = BOX * dice.between(0.9, 1.0);
-    let scale = (size - 2.0 * radius) / (high.0 - low.0).max(high.1 - low.1);
+    let size = BOX * dice.between(0.97, 1.04);
+    let scale = (size - 2.0 * reach) / (high.0 - low.0).max(high.1 - low.1);
     let mass = centre(lines);
     // MNIST counts pixels from their corners: a centre of mass at (14, 14) lies half a pixel right of and below the
     // image's middle.
     let middle = SIDE as f32 / 2.0 + 0.5;
-    let room = SIDE as f32 - MARGIN - radius - 0.5;
+    let room = SIDE as f32 - MARGIN - reach;
     let mut axis = |mass: f32, low: f32, high: f32| {
         let at = middle + dice.between(-SHIFT, SHIFT);
         let (least, most) = (SIDE as f32 - room - (low - mass) * scale, room - (high - mass) * scale);
@@ -443,10 +448,9 @@ fn nearest(lines: &[Vec<Point>], reach: f32) -> [f32; SIDE * SIDE] {
 
 /// The pixels, from the squares of their distances from the pen's path.
 fn shade(squares: &[f32; SIDE * SIDE], pen: &Pen, dice: &mut Dice) -> [u8; SIDE * SIDE] {
-    let outside = pen.radius + 0.5 * pen.softness;
     let mut image = [0; SIDE * SIDE];
     for (pixel, square) in image.iter_mut().zip(squares) {
-        let cover = ((outside - square.sqrt()) / pen.softness).clamp(0.0, 1.0);
+        let cover = ((pen.reach() - square.sqrt()) / pen.softness).clamp(0.0, 1.0);
         let noise = dice.between(-pen.noise, pen.noise);
         let ink = (cover * pen.white + noise).clamp(0.0, 1.0);
         // `as` cuts off; a half more rounds to the nearest.
