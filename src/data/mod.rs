@@ -1,5 +1,6 @@
 //! Data sets: where they come from, how they are checked, in which order they are walked.
 
+pub mod picture;
 pub mod sequences;
 pub mod synthetic;
 
