@@ -4,7 +4,9 @@ pub mod batches;
 pub mod download;
 pub mod idx;
 pub mod mnist;
-pub mod source;
+pub mod picture;
 pub mod sequences;
+pub mod source;
+pub mod synthetic;
 
 pub use sequences::{Dataset, Sequences, Split, Values};
