@@ -145,10 +145,7 @@ impl Checkpoint {
         let layout = self.config.model.layout();
         let model = TensorFile {
             tensors: tensors(layout, &[("", parameters)]),
-            metadata: metadata(&About {
-                gate_order: "i,f,g,o",
-                forget_bias: self.config.model.forget_bias,
-            }),
+            metadata: metadata(&About { gate_order: "i,f,g,o", forget_bias: self.config.model.forget_bias }),
         };
         let state = TensorFile {
             tensors: tensors(layout, &[("m.", m), ("v.", v)]),
@@ -275,8 +272,8 @@ struct Beside {
 
 impl Beside {
     fn new(folder: &Path) -> Result<Self> {
-        let absolute = std::path::absolute(folder)
-            .map_err(|e| Error::io(folder, "use the folder", e, "choose another folder"))?;
+        let absolute =
+            std::path::absolute(folder).map_err(|e| Error::io(folder, "use the folder", e, "choose another folder"))?;
         let Some(name) = absolute.file_name() else {
             return Err(Error::usage(folder.display().to_string(), "this cannot be a checkpoint's folder", REMEDY));
         };
@@ -308,7 +305,8 @@ impl Beside {
 
     fn start(&self) -> Result<()> {
         self.discard_new();
-        fs::create_dir(&self.new).map_err(|e| Error::io(&self.new, "create the folder", e, "choose another with --save"))
+        fs::create_dir(&self.new)
+            .map_err(|e| Error::io(&self.new, "create the folder", e, "choose another with --save"))
     }
 
     fn discard_new(&self) {

@@ -4,7 +4,7 @@ use super::output::{line, thousands};
 use crate::cli::{BenchArgs, BenchName};
 use fused_lstm::data::batches::Order;
 use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
-use fused_lstm::engine::{Engine, Model, State};
+use fused_lstm::engine::{Model, State};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::shape::Dims;

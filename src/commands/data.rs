@@ -29,9 +29,12 @@ fn info(args: &DataArgs, json: bool) -> Result<()> {
     let cache = download::mnist_dir()?;
     let data = super::dataset(&args, None, &Shown::new(ProgressStyle::None, false))?;
     if json {
-        let splits: serde_json::Map<_, _> = SPLITS.iter().map(|&(name, split)| {
-            (name.to_owned(), json!({ "sequences": data.split(split).len(), "class_counts": counts(&data, split) }))
-        }).collect();
+        let splits: serde_json::Map<_, _> = SPLITS
+            .iter()
+            .map(|&(name, split)| {
+                (name.to_owned(), json!({ "sequences": data.split(split).len(), "class_counts": counts(&data, split) }))
+            })
+            .collect();
         return event(
             "data",
             json!({

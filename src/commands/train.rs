@@ -64,7 +64,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let validation = train::evaluate(engine.as_mut(), &data, Split::Validation)?;
     let test = train::evaluate(engine.as_mut(), &data, Split::Test)?;
     progress.end();
-    let times = Times { data: data_time, set_up: set_up_time, evaluation: evaluation.elapsed(), all: started.elapsed() };
+    let times =
+        Times { data: data_time, set_up: set_up_time, evaluation: evaluation.elapsed(), all: started.elapsed() };
     report.done(engine.as_ref(), &data, &config, &summary, &validation, &test, &times)?;
     if let Some(folder) = plan.save.filter(|_| !args.output.json && !args.output.quiet) {
         line(&format!("saved       {}", folder.display()))?;
@@ -113,7 +114,8 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
     );
     if let (Some(before), Some(folder)) = (before, &args.resume) {
         // The learning rate and the clip may change on the way; whatever else differs would be another run.
-        let same = Config { adam: before.adam, ..config.clone() };
+        let mut same = config.clone();
+        same.adam = before.adam;
         if same != *before {
             return Err(Error::checkpoint(
                 folder,

@@ -25,9 +25,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
 fn verify(args: &VerifyArgs, path: &Path) -> Result<usize> {
     let fixture = Fixture::read(path)?;
     let mut engine: Box<dyn Engine> = match args.engine {
-        EngineName::Reference => {
-            Box::new(ReferenceEngine::<f64>::new(fixture.model, fixture.adam, fixture.dataset()))
-        }
+        EngineName::Reference => Box::new(ReferenceEngine::<f64>::new(fixture.model, fixture.adam, fixture.dataset())),
         EngineName::Cpu => {
             let device = DeviceArgs { device: crate::cli::Device::Cpu, threads: args.threads };
             super::engine(&device, fixture.model, fixture.adam, fixture.dataset())?
@@ -60,8 +58,7 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<usize> {
         let to = folder.join(name);
         let remedy = "choose another folder with --dump";
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create the folder", e, remedy))?;
-        let same = |a: &Path, b: &Path| Some(fs::canonicalize(a).ok()?) == fs::canonicalize(b).ok();
-        if same(path, &to) {
+        if fs::canonicalize(&to).is_ok_and(|to| fs::canonicalize(path).is_ok_and(|path| path == to)) {
             let flag = format!("--dump {}", folder.display());
             return Err(Error::usage(flag, "that would replace the fixture itself", "choose another folder"));
         }

@@ -56,7 +56,6 @@ impl Sizes {
 #[derive(Clone, Debug)]
 pub struct Strips {
     depth: usize,
-    columns: usize,
     lanes: usize,
     values: Vec<f32>,
 }
@@ -64,8 +63,7 @@ pub struct Strips {
 impl Strips {
     /// All zeros; `columns` is rounded up to whole vectors.
     pub fn new(depth: usize, columns: usize, lanes: usize) -> Self {
-        let columns = columns.next_multiple_of(lanes);
-        Self { depth, columns, lanes, values: vec![0.0; depth * columns] }
+        Self { depth, lanes, values: vec![0.0; depth * columns.next_multiple_of(lanes)] }
     }
 
     /// The strips with their first column, `(column, vectors, [depth, vectors·L])`.
