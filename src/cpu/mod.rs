@@ -10,6 +10,7 @@ mod chunk;
 mod gradient;
 mod head;
 mod math;
+pub mod peak;
 mod simd;
 mod sizes;
 mod tile;

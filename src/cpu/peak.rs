@@ -1,0 +1,62 @@
+//! What the microkernel alone reaches: the ceiling that an iteration's speed is held against.
+
+use super::simd::{Isa, Kernel, Simd};
+use super::tile::{Left, Product, Right, narrow};
+use std::time::Instant;
+
+/// A product of the default model's size, small enough for the first-level cache.
+const DEPTH: usize = 156;
+const ROWS: usize = 48;
+
+/// Floating-point operations per second of one core on the microkernel alone, the best of `rounds` (each about 0.2 ms).
+pub fn microkernel(isa: Isa, rounds: usize) -> f64 {
+    let lanes = isa.lanes();
+    let left = vec![0.5; ROWS * DEPTH];
+    let right = vec![0.25; DEPTH * 2 * lanes];
+    let mut out = vec![0.0; ROWS * 2 * lanes];
+    /// Products in a round.
+    const TIMES: usize = 32;
+    let operations = (2 * TIMES * ROWS * DEPTH * 2 * lanes) as f64;
+    let round = |_| {
+        let started = Instant::now();
+        for _ in 0..TIMES {
+            isa.run(Peak { left: &left, right: &right, out: std::hint::black_box(&mut out) });
+        }
+        operations / started.elapsed().as_secs_f64()
+    };
+    (0..rounds).map(round).fold(0.0, f64::max)
+}
+
+/// Multiply-adds of one training iteration, counted as two operations each, with the input layer folded and the first
+/// step's zero state left out: forward and backward of `batch` sequences. Fold, unfold and head are not counted.
+pub fn step_operations(dims: crate::shape::Dims, batch: usize) -> f64 {
+    let (recurrent, input) = (dims.h * dims.g(), dims.i * dims.g());
+    // The recurrent weights are used forward, backward and for their gradient; the inputs have no gradient.
+    2.0 * batch as f64 * (3 * (dims.t - 1) * recurrent + 2 * dims.t * input) as f64
+}
+
+struct Peak<'a> {
+    left: &'a [f32],
+    right: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Peak<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = 2 * S::LANES;
+        let mut product = Product {
+            left: Left::rows(self.left, DEPTH),
+            depth: DEPTH,
+            right: Right { values: self.right, stride: width },
+            out: self.out,
+            row_stride: width,
+            vector_stride: S::LANES,
+            lanes: [S::LANES; 2],
+            add: false,
+        };
+        narrow(s, ROWS, &mut product);
+    }
+}

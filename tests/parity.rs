@@ -1,0 +1,215 @@
+//! The CPU engine against the reference in f64: at ragged sizes, with every kind of vectors, with buffers poisoned
+//! before; and against itself: with any number of threads the same bits.
+
+use fused_lstm::cpu::{CpuEngine, Isa};
+use fused_lstm::data::{Dataset, Sequences, Split, Values};
+use fused_lstm::engine::{Engine, Model, State, Trace};
+use fused_lstm::fixture::relative_max;
+use fused_lstm::init::{self, Init};
+use fused_lstm::optimizer::Adam;
+use fused_lstm::reference::ReferenceEngine;
+use fused_lstm::shape::Dims;
+use std::sync::Arc;
+
+/// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
+mod bound {
+    /// Logits, h and c after the last step, loss of each sequence (4.3e-7).
+    pub const OUTPUT: f64 = 4e-6;
+    /// Gradient and input gradient (3.8e-6, where terms cancel; else below 1e-6).
+    pub const GRADIENT: f64 = 2e-5;
+    /// Losses of 100 training steps (2.6e-7).
+    pub const LOSSES: f64 = 3e-6;
+    /// Parameters after 100 training steps (2.2e-6).
+    pub const PARAMETERS: f64 = 2e-5;
+}
+
+/// B, T, I, P, H, K: every value of the lists in the project's test plan, and sizes around the engine's own edges
+/// (vectors of 8 and 16, chunks of 16 rows, 16 groups).
+const SIZES: [[usize; 6]; 24] = [
+    [1, 1, 1, 1, 1, 2],
+    [3, 2, 7, 16, 16, 10],
+    [8, 5, 28, 31, 31, 5],
+    [13, 28, 1, 33, 33, 10],
+    [64, 2, 28, 64, 64, 17],
+    [65, 5, 7, 100, 100, 10],
+    [128, 5, 28, 128, 128, 10],
+    [130, 2, 28, 7, 256, 10],
+    [3, 100, 1, 8, 31, 3],
+    [13, 1, 28, 128, 100, 10],
+    [1, 28, 28, 1, 128, 10],
+    [16, 5, 7, 9, 8, 8],
+    [17, 5, 7, 24, 24, 16],
+    [15, 2, 28, 17, 48, 33],
+    [300, 2, 7, 5, 16, 10],
+    [257, 1, 1, 3, 1, 2],
+    [513, 3, 2, 2, 5, 4],
+    [33, 4, 3, 40, 15, 40],
+    [8, 3, 31, 2, 17, 2],
+    [2, 9, 32, 32, 32, 64],
+    [1, 2, 1, 1, 7, 100],
+    [64, 1, 7, 256, 33, 10],
+    [31, 100, 7, 16, 1, 10],
+    [130, 28, 28, 64, 64, 10],
+];
+
+/// Numbers from -1 to 1, most of them zero in some rows, made without a random generator.
+fn sequences(dims: Dims, n: usize) -> Sequences {
+    let number = |k: usize| {
+        let mixed = (k as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+        if mixed % 5 < 2 { 0.0 } else { (mixed % 2001) as f32 / 1000.0 - 1.0 }
+    };
+    let values = (0..n * dims.sequence_len()).map(number).collect();
+    Sequences::new(dims.t, dims.i, Values::F32(values), (0..n).map(|k| (k * 7 % dims.k) as u32).collect())
+}
+
+fn dataset(dims: Dims, n: usize) -> Arc<Dataset> {
+    let train = sequences(dims, n);
+    let (validation, test) = (train.slice(0, 0), train.slice(0, n / 2));
+    Arc::new(Dataset { description: String::new(), name: "made up", classes: dims.k, train, validation, test })
+}
+
+fn start(dims: Dims) -> State {
+    State::new(init::parameters(dims, Init::Xavier, 3))
+}
+
+fn cpu(model: Model, adam: Adam, data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
+    let mut engine = CpuEngine::with_isa(model, adam, data.clone(), threads, isa).unwrap();
+    engine.set_state(&start(model.dims)).unwrap();
+    engine
+}
+
+/// Runs a batch of NaN through the engine: whatever it leaves in the engine's buffers, no later result may depend on it.
+fn poison(engine: &mut CpuEngine, n: usize) {
+    let dims = engine.model().dims;
+    let nan = Values::F32(vec![f32::NAN; n * dims.sequence_len()]);
+    let batch = Sequences::new(dims.t, dims.i, nan, vec![0; n]);
+    let trace = engine.trace(&batch).unwrap();
+    assert!(trace.logits.iter().all(|l| l.is_nan()) && trace.loss.iter().all(|l| l.is_nan()), "NaN must not be lost");
+    engine.predict(&batch).unwrap();
+}
+
+fn check(what: &str, got: &[f32], expected: &[f32], bound: f64, zero_allowed: bool) -> f64 {
+    let [got, expected] = [got, expected].map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+    assert_eq!(got.len(), expected.len(), "{what}");
+    assert!(expected.iter().all(|v| v.is_finite()), "{what}: the reference is not finite");
+    assert!(zero_allowed || expected.iter().any(|&v| v != 0.0), "{what}: the reference is all zero");
+    let error = relative_max(&got, &expected);
+    assert!(error <= bound, "{what}: error {error:.1e} is over {bound:.0e}");
+    if error > bound / 10.0 {
+        println!("{what}: error {error:.1e}");
+    }
+    error
+}
+
+#[test]
+fn a_batch_at_ragged_sizes() {
+    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    for [n, t, i, p, h, k] in SIZES {
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let data = dataset(dims, n);
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start(dims)).unwrap();
+        let expected = reference.trace(&data.train).unwrap();
+        let probabilities = reference.predict(&data.train).unwrap();
+        for isa in Isa::available() {
+            let mut engine = cpu(model, Adam::default(), &data, 2, isa);
+            poison(&mut engine, n.next_multiple_of(16));
+            let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+            let name = |tensor: &str| format!("{} B {n} {dims:?} {tensor}", isa.name());
+            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
+                worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
+            };
+            output("logits", &logits, &expected.logits);
+            output("h", &h_last, &expected.h_last);
+            output("c", &c_last, &expected.c_last);
+            output("loss", &loss, &expected.loss);
+            output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
+            let ranges = model.layout().ranges();
+            let zero_recurrence = t == 1;
+            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_array())
+            {
+                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
+                let may_be_zero = zero_recurrence && *tensor == "w_h";
+                worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
+            }
+            worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+        }
+    }
+    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+#[test]
+fn a_single_class_leaves_nothing_to_learn() {
+    let dims = Dims { t: 3, i: 2, p: 4, h: 5, k: 1 };
+    let data = dataset(dims, 9);
+    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let trace = engine.trace(&data.train).unwrap();
+    assert!(trace.loss.iter().chain(&trace.gradient).all(|&v| v == 0.0));
+}
+
+#[test]
+fn a_hundred_training_steps() {
+    let dims = Dims { t: 7, i: 5, p: 12, h: 20, k: 4 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = dataset(dims, 60);
+    for grad_clip in [None, Some(0.1)] {
+        let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
+        let rows: Vec<u32> = (0..100 * 20).map(|k| (k * 37 % 60) as u32).collect();
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start(dims)).unwrap();
+        let expected = reference.train_steps(&rows, 20).unwrap();
+        let parameters = reference.state().unwrap().parameters;
+        for isa in Isa::available() {
+            let mut engine = cpu(model, adam, &data, 2, isa);
+            let got = engine.train_steps(&rows, 20).unwrap();
+            let losses =
+                |metrics: &[fused_lstm::engine::StepMetrics]| metrics.iter().map(|m| m.loss).collect::<Vec<_>>();
+            let a = check("losses", &losses(&got), &losses(&expected), bound::LOSSES, false);
+            let state = engine.state().unwrap();
+            let b = check("parameters", &state.parameters, &parameters, bound::PARAMETERS, false);
+            println!("{}: losses {a:.1e}, parameters {b:.1e}", isa.name());
+            assert_eq!(state.step, 100);
+            let correct = |metrics: &[fused_lstm::engine::StepMetrics]| metrics.iter().map(|m| m.correct).sum::<u32>();
+            assert!(correct(&got).abs_diff(correct(&expected)) <= 2, "the same sequences are classified right");
+            assert!(got[99].loss < got[0].loss, "it learns");
+        }
+    }
+}
+
+/// Trains and scores with some threads; everything that can be seen of it.
+fn run(isa: Isa, threads: usize, n: usize, grad_clip: Option<f32>) -> (State, Vec<u32>, Vec<f32>, Trace) {
+    let dims = Dims { t: 6, i: 5, p: 9, h: 37, k: 10 };
+    let data = dataset(dims, n);
+    let adam = Adam { grad_clip, ..Adam::default() };
+    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, adam, &data, threads, isa);
+    let rows: Vec<u32> = (0..5 * n as u32).map(|k| k % n as u32).collect();
+    let metrics = engine.train_steps(&rows, n).unwrap();
+    let scores = engine.evaluate(Split::Train, &rows[..n]).unwrap();
+    let mut seen = scores.loss;
+    seen.extend(metrics.iter().map(|m| m.loss));
+    (engine.state().unwrap(), scores.predicted, seen, engine.trace(&data.train).unwrap())
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for isa in Isa::available() {
+        for (n, grad_clip) in [(1, None), (100, Some(0.01)), (700, None)] {
+            let one = run(isa, 1, n, grad_clip);
+            for threads in [1, 2, 3, 8] {
+                assert!(run(isa, threads, n, grad_clip) == one, "{} {threads} threads, batch {n}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_comes_back_as_it_went_in() {
+    let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
+    let mut state = start(dims);
+    state.m.iter_mut().zip(&mut state.v).enumerate().for_each(|(k, (m, v))| (*m, *v) = (k as f32, 1.0 / k as f32));
+    state.step = 77;
+    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &dataset(dims, 4), 1, Isa::best());
+    engine.set_state(&state).unwrap();
+    assert_eq!(engine.state().unwrap(), state);
+}
