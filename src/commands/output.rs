@@ -1,7 +1,7 @@
 //! Standard output: results, as text or as JSON.
 
 use fused_lstm::{Error, Result};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io::{self, Write};
 
 /// Writes one line to standard output.
@@ -17,12 +17,15 @@ pub fn line(text: &str) -> Result<()> {
 }
 
 /// Writes one JSON object with its `event` key in front.
-pub fn event(name: &str, mut fields: Value) -> Result<()> {
-    let mut object = json!({ "event": name });
-    if let (Some(object), Some(fields)) = (object.as_object_mut(), fields.as_object_mut()) {
-        object.append(fields);
-    }
-    line(&object.to_string())
+pub fn event(name: &str, fields: impl Serialize) -> Result<()> {
+    line(&serde_json::to_string(&Event { event: name, fields }).expect("text and numbers make an object"))
+}
+
+#[derive(Serialize)]
+struct Event<'a, F> {
+    event: &'a str,
+    #[serde(flatten)]
+    fields: F,
 }
 
 /// `1234567` as `1,234,567`.
@@ -45,7 +48,13 @@ pub fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::thousands;
+    use super::{Event, thousands};
+
+    #[test]
+    fn an_event_opens_with_its_name() {
+        let event = Event { event: "step", fields: serde_json::json!({ "accuracy": 0.5 }) };
+        assert_eq!(serde_json::to_string(&event).unwrap(), r#"{"event":"step","accuracy":0.5}"#);
+    }
 
     #[test]
     fn digits_are_grouped_by_three() {
