@@ -75,11 +75,7 @@ fn check_sizes(dims: Dims, flag: String, more: usize) -> Result<()> {
     let bytes = more.saturating_add(parameters * BYTES_PER_PARAMETER);
     // Asked for and given back, never touched: costs nothing, and is refused where it is more than the machine has.
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
-        let found = format!(
-            "{} parameters and their work space take about {:.1} GB, more memory than there is",
-            output::thousands(parameters as u64),
-            bytes as f64 / 1e9
-        );
+        let found = format!("that takes about {:.1} GB of memory, more than there is", bytes as f64 / 1e9);
         Error::usage(flag, found, "give a smaller one")
     })
 }
