@@ -3,16 +3,30 @@
 mod cli;
 mod commands;
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 use cli::{Cli, Command};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let code = run(&Cli::parse()).unwrap_or_else(|error| {
+    let code = run(&parse()).unwrap_or_else(|error| {
         commands::complain(&error);
         error.exit_code()
     });
     ExitCode::from(code)
+}
+
+/// The command line. A value that cannot be used is told in one line, as this program's own errors are.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        if error.kind() != ErrorKind::ValueValidation {
+            error.exit()
+        }
+        let text = error.to_string();
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}", text.lines().next().unwrap_or_default());
+        std::process::exit(2)
+    })
 }
 
 /// Runs the command; returns the exit code.
