@@ -9,24 +9,30 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let code = run(&parse()).unwrap_or_else(|error| {
-        commands::complain(&error);
-        error.exit_code()
-    });
-    ExitCode::from(code)
+    ExitCode::from(run(&parse()).unwrap_or_else(tell))
 }
 
 /// The command line. A value that cannot be used is told in one line, as this program's own errors are.
 fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
-        if error.kind() != ErrorKind::ValueValidation {
-            error.exit()
+    Cli::try_parse().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::ValueValidation => {
+            let text = error.to_string();
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{}", text.lines().next().unwrap_or_default());
+            std::process::exit(2)
         }
-        let text = error.to_string();
-        // Where standard error is closed there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", text.lines().next().unwrap_or_default());
-        std::process::exit(2)
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let written = error.print().and_then(|()| std::io::stdout().flush());
+            std::process::exit(commands::written(written).map_or_else(tell, |()| 0).into())
+        }
+        _ => error.exit(),
     })
+}
+
+/// Prints an error; returns its exit code.
+fn tell(error: fused_lstm::Error) -> u8 {
+    commands::complain(&error);
+    error.exit_code()
 }
 
 /// Runs the command; returns the exit code.

@@ -203,6 +203,8 @@ fn a_full_disk_under_standard_output() {
         "bench step --hidden 1 --seconds 0.01",
         "completions bash",
         "man",
+        "train --help",
+        "--version",
     ] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let run = Run::new(program().args(folder.args(command)).stdout(full).output().unwrap());

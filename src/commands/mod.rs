@@ -11,6 +11,7 @@ pub mod verify;
 mod output;
 mod progress;
 
+pub use output::written;
 pub use progress::complain;
 
 use crate::cli::{DataArgs, Device, DeviceArgs};

@@ -5,14 +5,16 @@ use serde::Serialize;
 use std::io::{self, Write};
 
 /// Writes one line to standard output.
-///
-/// A reader that has gone away (`fused-lstm | head`) ends the program quietly.
 pub fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Ok(()) => Ok(()),
+    written(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// What comes of writing to standard output. A reader that has gone away (`fused-lstm | head`) ends the program quietly.
+pub fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Error::io("standard output", "write", e, "free some space or write elsewhere")),
+        done => done.map_err(|e| Error::io("standard output", "write", e, "free some space or write elsewhere")),
     }
 }
 
