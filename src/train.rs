@@ -213,7 +213,7 @@ impl Run<'_> {
             (Some(folder), Some(step)) => format!("; the checkpoint of step {step} in {} is kept", folder.display()),
             _ => String::new(),
         };
-        let remedy = format!("try a smaller --lr (it is {:?}) or --grad-clip{kept}", self.config.adam.learning_rate);
+        let remedy = format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate);
         Error::Diverged { step, loss, remedy }
     }
 
