@@ -32,6 +32,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
     }
+    // That folder is made ready last: a wrong flag or missing data leaves no trace of it.
 
     let started = Instant::now();
     let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
