@@ -6,7 +6,7 @@
 use super::math::{sigmoid, tanh};
 use super::simd::{Kernel, Simd};
 use super::sizes::Sizes;
-use super::tile::{Left, Product, Rows, multiply, narrow, wide, zeros};
+use super::tile::{FindPlaces, Left, Places, Product, Right, Rows, multiply, multiply_at, narrow, wide, zeros};
 use super::weights::Weights;
 use crate::data::{Sequences, Values};
 use crate::engine::Trace;
@@ -24,12 +24,8 @@ pub struct Scratch {
     pub h: Vec<f32>,
     /// Cell state, `[T+1,R,H]`; slot 0 is zero.
     pub c: Vec<f32>,
-    /// tanh of the cell state after each step, `[T,R,H]`.
-    tanh_c: Vec<f32>,
     /// Gates after their activation, `[U][T,R,4L]`.
-    gates: Vec<f32>,
-    /// Gradient by the gates before their activation, `[U][T,R,4L]`.
-    pub da: Vec<f32>,
+    pub gates: Vec<f32>,
     /// Gradient by the last hidden state, `[R,H]`.
     dh_last: Vec<f32>,
     /// Gradient by the cell state at the step at hand, `[R,H]`.
@@ -38,6 +34,12 @@ pub struct Scratch {
     pub logits: Vec<f32>,
     /// `[R,K]`, padded with zeros.
     pub dlogits: Vec<f32>,
+    /// Where each block of rows has inputs that are not zero, at the step at hand.
+    step_places: Vec<Places>,
+    /// Where each block of inputs is not zero, among all steps and rows.
+    pub input_places: Vec<Places>,
+    /// True if all steps are kept for the backward pass; else `h` and `c` have two slots that take turns.
+    saving: bool,
 }
 
 impl Scratch {
@@ -52,13 +54,14 @@ impl Scratch {
             x: zeros(dims.t * rows * inputs),
             h: zeros(slots * rows * hidden),
             c: zeros(slots * rows * hidden),
-            tanh_c: zeros(steps * rows * hidden),
             gates: zeros(steps * rows * gates),
-            da: zeros(steps * rows * gates),
             dh_last: zeros(rows * hidden),
             dc: zeros(rows * hidden),
             logits: zeros(rows * classes),
             dlogits: zeros(rows * classes),
+            step_places: vec![Places::default(); rows],
+            input_places: vec![Places::default(); if training { inputs } else { 0 }],
+            saving: training,
         }
     }
 
@@ -99,7 +102,7 @@ impl Scratch {
             for t in 0..dims.t {
                 for i in 0..dims.i {
                     let products = (0..panels).map(|u| {
-                        let da = &self.da[((u * dims.t + t) * rows + r) * panel..][..panel];
+                        let da = &self.gates[((u * dims.t + t) * rows + r) * panel..][..panel];
                         let w = &weights.forward[(u * depth + dims.h + i) * panel..][..panel];
                         da.iter().zip(w).map(|(a, b)| a * b).sum::<f32>()
                     });
@@ -114,52 +117,46 @@ impl Scratch {
 struct ForwardStep<'a> {
     sizes: Sizes,
     rows: usize,
+    t: usize,
     u: usize,
     /// The panel's weights, `[H + I+1, 4L]`.
     weights: &'a [f32],
-    /// Inputs of this step, `[R,I+1]`.
-    x: &'a [f32],
-    /// Slots of `h` and `c` that hold the state before and take the state after.
-    before: usize,
-    after: usize,
-    /// False at the first step: the state is zero.
-    recurrent: bool,
-    h: &'a mut [f32],
-    c: &'a mut [f32],
-    /// `[R,H]` and `[R,4L]` of this step, unless nothing is saved.
-    tanh_c: &'a mut [f32],
-    gates: &'a mut [f32],
+    scratch: &'a mut Scratch,
 }
 
 impl Rows for ForwardStep<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, inputs, panel, .. } = self.sizes;
-        let slot = |n: usize, row: usize| (n * self.rows + row) * hidden;
-        let mut sums = zeros::<S, MR, GATES>(s);
+        let (rows, t, u) = (self.rows, self.t, self.u);
+        let Scratch { x, h, c, gates, step_places, saving, .. } = &mut *self.scratch;
+        let slot = |t: usize, row: usize| ((if *saving { t } else { t % 2 }) * rows + row) * hidden;
         let (recurrent, input) = self.weights.split_at(dims.h * panel);
-        if self.recurrent {
-            multiply(s, &mut sums, dims.h, Left::rows(&self.h[slot(self.before, first)..], hidden), recurrent);
+        let right = |values| Right { values, stride: panel };
+        let mut sums = zeros::<S, MR, GATES>(s);
+        // At the first step the hidden state is zero.
+        if t > 0 {
+            multiply(s, &mut sums, dims.h, Left::rows(&h[slot(t, first)..], hidden), right(recurrent));
         }
-        multiply(s, &mut sums, inputs, Left::rows(&self.x[first * inputs..], inputs), input);
-        let unit = self.u * S::LANES;
+        let x = Left::rows(&x[(t * rows + first) * inputs..], inputs);
+        multiply_at(s, &mut sums, &step_places[first], x, right(input));
+        let unit = u * S::LANES;
         for (r, a) in sums.into_iter().enumerate() {
             let row = first + r;
             let i = sigmoid(s, a[gate::I]);
             let f = sigmoid(s, a[gate::F]);
             let g = tanh(s, a[gate::G]);
             let o = sigmoid(s, a[gate::O]);
-            let c = s.fma(f, s.load(&self.c[slot(self.before, row) + unit..]), s.mul(i, g));
-            let tanh_c = tanh(s, c);
-            s.store(&mut self.c[slot(self.after, row) + unit..], c);
-            s.store(&mut self.h[slot(self.after, row) + unit..], s.mul(o, tanh_c));
-            if !self.gates.is_empty() {
-                let gates = &mut self.gates[row * panel..][..panel];
+            let c_now = s.fma(f, s.load(&c[slot(t, row) + unit..]), s.mul(i, g));
+            let tanh_now = tanh(s, c_now);
+            s.store(&mut c[slot(t + 1, row) + unit..], c_now);
+            s.store(&mut h[slot(t + 1, row) + unit..], s.mul(o, tanh_now));
+            if *saving {
+                let gates = &mut gates[((u * dims.t + t) * rows + row) * panel..][..panel];
                 s.store(&mut gates[gate::I * S::LANES..], i);
                 s.store(&mut gates[gate::F * S::LANES..], f);
                 s.store(&mut gates[gate::G * S::LANES..], g);
                 s.store(&mut gates[gate::O * S::LANES..], o);
-                s.store(&mut self.tanh_c[row * hidden + unit..], tanh_c);
             }
         }
     }
@@ -182,7 +179,7 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, panel, panels, .. } = self.sizes;
         let (rows, t) = (self.rows, self.t);
-        let Scratch { c, tanh_c, gates, da, dh_last, dc, .. } = &mut *self.scratch;
+        let Scratch { h, c, gates, dh_last, dc, .. } = &mut *self.scratch;
         let panel_at = |u: usize, t: usize, row: usize| ((u * dims.t + t) * rows + row) * panel;
         let mut dh = zeros::<S, MR, NV>(s);
         if t + 1 == dims.t {
@@ -193,8 +190,10 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
             }
         } else {
             for u in 0..panels {
-                let left = Left::rows(&da[panel_at(u, t + 1, first)..], panel);
-                multiply(s, &mut dh, panel, left, &self.weights[u * panel * NV * S::LANES..]);
+                let left = Left::rows(&gates[panel_at(u, t + 1, first)..], panel);
+                let stride = NV * S::LANES;
+                let right = Right { values: &self.weights[u * panel * stride..], stride };
+                multiply(s, &mut dh, panel, left, right);
             }
         }
         let one = s.splat(1.0);
@@ -203,22 +202,22 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 let row = first + r;
                 let unit = self.unit + j * S::LANES;
                 let at = panel_at(unit / S::LANES, t, row);
-                let gates = &gates[at..at + panel];
+                let gates = &mut gates[at..at + panel];
                 let i = s.load(&gates[gate::I * S::LANES..]);
                 let f = s.load(&gates[gate::F * S::LANES..]);
                 let g = s.load(&gates[gate::G * S::LANES..]);
                 let o = s.load(&gates[gate::O * S::LANES..]);
-                let tanh_c = s.load(&tanh_c[(t * rows + row) * hidden + unit..]);
+                // h = o · tanh(c): dividing is cheaper than keeping another tensor.
+                let tanh_c = s.div(s.load(&h[((t + 1) * rows + row) * hidden + unit..]), o);
                 let c_before = s.load(&c[(t * rows + row) * hidden + unit..]);
                 let dc = &mut dc[row * hidden + unit..];
                 let dc_now = s.fma(s.mul(dh, o), s.fnma(tanh_c, tanh_c, one), s.load(dc));
                 s.store(dc, s.mul(dc_now, f));
-                let da = &mut da[at..at + panel];
-                let gate = |da: &mut [f32], gate: usize, v: S::V| s.store(&mut da[gate * S::LANES..], v);
-                gate(da, gate::I, s.mul(s.mul(dc_now, g), s.fnma(i, i, i)));
-                gate(da, gate::F, s.mul(s.mul(dc_now, c_before), s.fnma(f, f, f)));
-                gate(da, gate::G, s.mul(s.mul(dc_now, i), s.fnma(g, g, one)));
-                gate(da, gate::O, s.mul(s.mul(dh, tanh_c), s.fnma(o, o, o)));
+                let mut da = |gate: usize, v: S::V| s.store(&mut gates[gate * S::LANES..], v);
+                da(gate::I, s.mul(s.mul(dc_now, g), s.fnma(i, i, i)));
+                da(gate::F, s.mul(s.mul(dc_now, c_before), s.fnma(f, f, f)));
+                da(gate::G, s.mul(s.mul(dc_now, i), s.fnma(g, g, one)));
+                da(gate::O, s.mul(s.mul(dh, tanh_c), s.fnma(o, o, o)));
             }
         }
     }
@@ -227,40 +226,18 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
 /// All steps forward and the logits, for the rows that were gathered.
 #[inline(always)]
 pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scratch, rows: usize) {
-    let Sizes { dims, hidden, inputs, panel, depth, panels, .. } = sizes;
-    let training = !scratch.gates.is_empty();
+    let Sizes { dims, hidden, inputs, depth, panel, .. } = sizes;
     scratch.c[..rows * hidden].fill(0.0);
     scratch.h[..rows * hidden].fill(0.0);
-    let slot = |n: usize| if training { n } else { n % 2 };
     for t in 0..dims.t {
-        for u in 0..panels {
-            let (tanh_c, gates) = if training {
-                let at = (u * dims.t + t) * rows * panel;
-                (&mut scratch.tanh_c[t * rows * hidden..], &mut scratch.gates[at..at + rows * panel])
-            } else {
-                Default::default()
-            };
-            wide(
-                s,
-                rows,
-                &mut ForwardStep {
-                    sizes,
-                    rows,
-                    u,
-                    weights: &weights.forward[u * depth * panel..(u + 1) * depth * panel],
-                    x: &scratch.x[t * rows * inputs..],
-                    before: slot(t),
-                    after: slot(t + 1),
-                    recurrent: t > 0,
-                    h: &mut scratch.h,
-                    c: &mut scratch.c,
-                    tanh_c,
-                    gates,
-                },
-            );
+        let x = Left::rows(&scratch.x[t * rows * inputs..], inputs);
+        wide(s, rows, &mut FindPlaces { left: x, depth: inputs, places: &mut scratch.step_places });
+        for (u, weights) in weights.forward.chunks_exact(depth * panel).enumerate() {
+            wide(s, rows, &mut ForwardStep { sizes, rows, t, u, weights, scratch });
         }
     }
-    let h_last = &scratch.h[slot(dims.t) * rows * hidden..];
+    let last = if scratch.saving { dims.t } else { dims.t % 2 };
+    let h_last = &scratch.h[last * rows * hidden..];
     for row in scratch.logits.chunks_exact_mut(sizes.classes).take(rows) {
         row.copy_from_slice(&weights.head_bias);
     }
@@ -306,6 +283,7 @@ pub fn product<S: Simd>(
     add: bool,
 ) {
     let (lanes, vector_stride) = (sizes.lanes, sizes.lanes);
+    let right = Right { values: right, stride: vectors * lanes };
     if vectors == 2 {
         narrow(s, rows, &mut Product { left, depth, right, out, row_stride, vector_stride, lanes: [lanes; 2], add });
     } else {

@@ -5,6 +5,9 @@
 
 use crate::shape::{Dims, GATES};
 
+/// Floats in a cache line.
+const LINE: usize = 16;
+
 /// Sizes for vectors of L lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -16,7 +19,9 @@ pub struct Sizes {
     pub panels: usize,
     /// Width of a panel, 4L.
     pub panel: usize,
-    /// Padded units, U·L; padding units have zero weights and so always h = c = 0.
+    /// Distance between rows of hidden and cell states: the units, padded to U·L (padding units have zero weights and so
+    /// always h = c = 0) and then to an odd number of cache lines, so that a column does not fall into a few sets of the
+    /// cache.
     pub hidden: usize,
     /// Padded gates, U·4L.
     pub gates: usize,
@@ -32,12 +37,13 @@ impl Sizes {
     /// The sizes for vectors of `lanes`.
     pub fn new(dims: Dims, lanes: usize) -> Self {
         let panels = dims.h.div_ceil(lanes);
+        let lines = (panels * lanes).div_ceil(LINE);
         Self {
             dims,
             lanes,
             panels,
             panel: GATES * lanes,
-            hidden: panels * lanes,
+            hidden: (lines | 1) * LINE,
             gates: panels * GATES * lanes,
             classes: dims.k.next_multiple_of(lanes),
             inputs: dims.i + 1,

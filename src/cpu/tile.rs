@@ -28,10 +28,19 @@ impl<'a> Left<'a> {
         Self { values, row_stride: 1, k_stride }
     }
 
-    /// The same from `row` on.
-    pub fn from_row(self, row: usize) -> Self {
+    /// The same without its first rows.
+    pub fn skip_rows(self, row: usize) -> Self {
         Self { values: &self.values[row * self.row_stride..], ..self }
     }
+}
+
+/// The right factor of a product: row k begins at `values[k · stride]`, and vectors follow each other in it.
+#[derive(Clone, Copy)]
+pub struct Right<'a> {
+    /// The numbers, from row 0 on.
+    pub values: &'a [f32],
+    /// Distance between rows.
+    pub stride: usize,
 }
 
 /// `MR` rows of `NV` vectors of sums.
@@ -43,55 +52,114 @@ pub fn zeros<S: Simd, const MR: usize, const NV: usize>(s: S) -> Sums<S, MR, NV>
     [[s.splat(0.0); NV]; MR]
 }
 
-/// `sums += left [MR, depth] · right [depth, NV·L]`, where `right` is packed: row after row without gaps.
+/// `sums += left [MR, depth] · right [depth, NV·L]`
 #[inline(always)]
 pub fn multiply<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     sums: &mut Sums<S, MR, NV>,
     depth: usize,
     left: Left,
-    right: &[f32],
+    right: Right,
 ) {
-    if depth == 0 {
-        return;
-    }
-    let width = NV * S::LANES;
-    assert!(right.len() >= depth * width, "the right factor is shorter than its depth");
-    let last = (MR - 1) * left.row_stride + (depth - 1) * left.k_stride;
-    assert!(left.values.len() > last, "the left factor is shorter than its rows and depth");
-    let mut a = left.values.as_ptr();
-    let mut b = right.as_ptr();
+    check::<S, MR, NV>(depth, left, right);
     let mut acc = *sums;
-    for _ in 0..depth {
-        // SAFETY: a + r · row_stride is at most element `last` of `left`.
-        let number = |r: usize| s.splat(unsafe { *a.add(r * left.row_stride) });
-        // SAFETY: b is at row k of `right`, which has `depth` rows of `width` numbers.
-        let vector = |j: usize| unsafe { s.load_at(b.add(j * S::LANES)) };
-        // The shorter side is held and the longer one passes, so that 3 x 4 fits in 16 registers.
-        if MR < NV {
-            let mut held = [s.splat(0.0); MR];
-            held.iter_mut().enumerate().for_each(|(r, x)| *x = number(r));
-            for j in 0..NV {
-                let v = vector(j);
-                for r in 0..MR {
-                    acc[r][j] = s.fma(held[r], v, acc[r][j]);
-                }
-            }
-        } else {
-            let mut held = [s.splat(0.0); NV];
-            held.iter_mut().enumerate().for_each(|(j, v)| *v = vector(j));
-            for (r, sums) in acc.iter_mut().enumerate() {
-                let x = number(r);
-                for (sum, v) in sums.iter_mut().zip(held) {
-                    *sum = s.fma(x, v, *sum);
-                }
-            }
-        }
-        // Past the last row these addresses are computed but not used.
-        a = a.wrapping_add(left.k_stride);
-        b = b.wrapping_add(width);
+    for k in 0..depth {
+        // SAFETY: `check` has seen that both factors have `depth` elements along k.
+        unsafe { multiply_one(s, &mut acc, k, left, right) };
     }
     *sums = acc;
+}
+
+/// The same with the terms at `places` only; the others are known to be zero.
+#[inline(always)]
+pub fn multiply_at<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    sums: &mut Sums<S, MR, NV>,
+    places: &Places,
+    left: Left,
+    right: Right,
+) {
+    check::<S, MR, NV>(places.depth, left, right);
+    let mut acc = *sums;
+    for &k in &places.rising {
+        // SAFETY: `check` has seen that both factors have `depth` elements along k; all places are below it.
+        unsafe { multiply_one(s, &mut acc, k as usize, left, right) };
+    }
+    *sums = acc;
+}
+
+#[inline(always)]
+fn check<S: Simd, const MR: usize, const NV: usize>(depth: usize, left: Left, right: Right) {
+    let last = depth.saturating_sub(1) * right.stride + NV * S::LANES;
+    assert!(depth == 0 || right.values.len() >= last, "the right factor is shorter than its depth");
+    let last = (MR - 1) * left.row_stride + depth.saturating_sub(1) * left.k_stride;
+    assert!(depth == 0 || left.values.len() > last, "the left factor is shorter than its rows and depth");
+}
+
+/// Adds the terms of one k.
+///
+/// # Safety
+///
+/// `left` must have `MR` rows with an element k, and `right` a row k of `NV` vectors.
+#[inline(always)]
+unsafe fn multiply_one<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut Sums<S, MR, NV>,
+    k: usize,
+    left: Left,
+    right: Right,
+) {
+    // SAFETY: the caller has promised an element k of row r.
+    let number = |r: usize| s.splat(unsafe { *left.values.get_unchecked(r * left.row_stride + k * left.k_stride) });
+    // SAFETY: the caller has promised a row k of NV vectors.
+    let vector = |j: usize| unsafe { s.load_at(right.values.as_ptr().add(k * right.stride + j * S::LANES)) };
+    // The shorter side is held while the longer one passes, so that 3 x 4 fits in 16 registers.
+    if MR < NV {
+        let mut held = [s.splat(0.0); MR];
+        held.iter_mut().enumerate().for_each(|(r, x)| *x = number(r));
+        for j in 0..NV {
+            let v = vector(j);
+            for (sums, x) in acc.iter_mut().zip(held) {
+                sums[j] = s.fma(x, v, sums[j]);
+            }
+        }
+    } else {
+        let mut held = [s.splat(0.0); NV];
+        held.iter_mut().enumerate().for_each(|(j, v)| *v = vector(j));
+        for (r, sums) in acc.iter_mut().enumerate() {
+            let x = number(r);
+            for (sum, v) in sums.iter_mut().zip(held) {
+                *sum = s.fma(x, v, *sum);
+            }
+        }
+    }
+}
+
+/// The places along k at which a block of a left factor is not zero. Most of an image is empty, and terms that are zero
+/// change no sum, so they are left out.
+#[derive(Clone, Default)]
+pub struct Places {
+    depth: usize,
+    /// All below `depth`.
+    rising: Vec<u32>,
+}
+
+impl Places {
+    /// The places at which any of the first `MR` rows of `left` is not zero, up to `depth`.
+    #[inline(always)]
+    fn find<const MR: usize>(&mut self, left: Left, depth: usize) {
+        self.depth = depth;
+        self.rising.resize(depth, 0);
+        let mut found = 0;
+        for k in 0..depth {
+            let column = &left.values[k * left.k_stride..][..(MR - 1) * left.row_stride + 1];
+            let bits = (0..MR).fold(0, |bits, r| bits | column[r * left.row_stride].to_bits());
+            // Without a branch, which would be mispredicted at every edge of a stroke. The shift drops the sign.
+            self.rising[found] = k as u32;
+            found += usize::from(bits << 1 != 0);
+        }
+        self.rising.truncate(found);
+    }
 }
 
 /// Work on blocks of rows, for any number of rows at compile time.
@@ -145,14 +213,31 @@ impl<W: Rows, const WIDE: bool> Kernel for Blocks<'_, W, WIDE> {
     }
 }
 
+/// Finds the places of every block of rows of `left`.
+pub struct FindPlaces<'a> {
+    /// `[rows, depth]`
+    pub left: Left<'a>,
+    /// Places to look at.
+    pub depth: usize,
+    /// Of a block, at the index of its first row.
+    pub places: &'a mut [Places],
+}
+
+impl Rows for FindPlaces<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const MR: usize>(&mut self, _: S, first: usize) {
+        self.places[first].find::<MR>(self.left.skip_rows(first), self.depth);
+    }
+}
+
 /// A plain product, `out (+)= left · right`, for [`wide`] (`NV` 4) or [`narrow`].
 pub struct Product<'a, const NV: usize> {
     /// `[rows, depth]`
     pub left: Left<'a>,
     /// Length of the sums.
     pub depth: usize,
-    /// `[depth, NV·L]`, packed.
-    pub right: &'a [f32],
+    /// `[depth, NV·L]`
+    pub right: Right<'a>,
     /// Where the sums go.
     pub out: &'a mut [f32],
     /// Distance between rows of `out`.
@@ -169,7 +254,7 @@ impl<const NV: usize> Rows for Product<'_, NV> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let mut sums = zeros::<S, MR, NV>(s);
-        multiply(s, &mut sums, self.depth, self.left.from_row(first), self.right);
+        multiply(s, &mut sums, self.depth, self.left.skip_rows(first), self.right);
         for (r, sums) in sums.into_iter().enumerate() {
             for (j, mut sum) in sums.into_iter().enumerate() {
                 let to = &mut self.out[(first + r) * self.row_stride + j * self.vector_stride..];

@@ -3,7 +3,7 @@
 
 use super::simd::{Isa, Kernel, Simd};
 use super::sizes::{Sizes, Strips};
-use super::tile::{Left, Product, wide};
+use super::tile::{Left, Product, Right, wide};
 use crate::engine::Model;
 use crate::shape::{GATES, ParamLayout, gate};
 use rayon::prelude::*;
@@ -136,7 +136,7 @@ impl Kernel for PackPanel<'_> {
             &mut Product {
                 left: Left::rows(layer, dims.p),
                 depth: dims.p,
-                right: self.input,
+                right: Right { values: self.input, stride: panel },
                 out: folded,
                 row_stride: panel,
                 vector_stride: lanes,

@@ -451,7 +451,8 @@ fn shade(squares: &[f32; SIDE * SIDE], pen: &Pen, dice: &mut Dice) -> [u8; SIDE 
     let mut image = [0; SIDE * SIDE];
     for (pixel, square) in image.iter_mut().zip(squares) {
         let cover = ((pen.reach() - square.sqrt()) / pen.softness).clamp(0.0, 1.0);
-        let noise = dice.between(-pen.noise, pen.noise);
+        // Paper is plain, as MNIST's: most of an image is zero, which engines may make use of.
+        let noise = if cover > 0.0 { dice.between(-pen.noise, pen.noise) } else { 0.0 };
         let ink = (cover * pen.white + noise).clamp(0.0, 1.0);
         // `as` cuts off; a half more rounds to the nearest.
         *pixel = (ink * 255.0 + 0.5) as u8;
