@@ -172,7 +172,7 @@ impl Run {
 
     /// Is refused as wrong usage by the parser, whose message may have several lines.
     #[track_caller]
-    pub fn is_misused(self, parts: &[&str]) -> Self {
+    pub fn fails_as_misuse(self, parts: &[&str]) -> Self {
         assert_eq!((self.code, self.out.as_str()), (2, ""), "{self:#?}");
         assert!(self.err.starts_with("error: "), "{self:#?}");
         for part in parts {
