@@ -1,9 +1,11 @@
 //! The command line: help, man page and completions all come from here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
+use fused_lstm::shape::Dims;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -40,6 +42,15 @@ pub enum Command {
     /// Fetch MNIST, or tell what data there is
     Data(DataCommandArgs),
     /// Run fixtures and compare every tensor with the expected one
+    ///
+    /// A fixture is a safetensors file of F32 (labels: I32). It holds x [B,T,I], labels [B] and the parameters
+    /// param.w_in [I,P], param.b_in [P], param.lstm_kernel [P+H,4H], param.lstm_bias [4H] (gates i, j, f, o),
+    /// param.w_out [H,K], param.b_out [K]. Expected, if they are there: out.logits, out.h_T, out.c_T, out.loss,
+    /// out.loss_per_sample, out.correct, out.losses10; grad.x and grad.<parameter>; after1.<parameter> and
+    /// after10.<parameter>, after so many steps of Adam. Metadata may set forget_bias, lr, beta1, beta2, eps.
+    ///
+    /// Errors are relative: max to the largest expected value, l2 in 2-norms of the update; far is the share of entries
+    /// that are off by more than a tenth of the learning rate. Exit code 1 if any is outside its bound.
     Verify(VerifyArgs),
     /// Time whole training iterations or evaluation, on data in memory
     Bench(BenchArgs),
@@ -60,14 +71,14 @@ pub enum Command {
 pub struct DataArgs {
     /// Data set: auto, mnist, synthetic, or a folder with MNIST's four files
     ///
-    /// auto takes MNIST from --data-dir or the cache folder, else fetches it, else trains on synthetic digits and says so.
-    /// (Default: auto, or what the checkpoint was trained on.)
+    /// auto takes MNIST from --data-dir or the cache folder, else fetches it, else takes synthetic digits and says so.
+    /// [default: auto, or what the checkpoint was trained on]
     #[arg(long, value_name = "auto|mnist|synthetic|DIR", help_heading = "Data")]
     pub data: Option<Source>,
-    /// Folder with MNIST's four files, plain or gz
-    #[arg(long, value_name = "DIR", env = "FUSED_LSTM_DATA_DIR", help_heading = "Data")]
+    /// Folder with MNIST's four files, plain or gz [default: $FUSED_LSTM_DATA_DIR, else the cache folder]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
-    /// Fetch nothing
+    /// Fetch nothing from the network
     #[arg(long, help_heading = "Data")]
     pub offline: bool,
 }
@@ -77,8 +88,8 @@ pub struct DeviceArgs {
     /// Device that computes
     #[arg(long, value_enum, default_value = "auto")]
     pub device: Device,
-    /// Threads of the CPU engine [default: one for each core]; results do not depend on their number
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads of the CPU engine; results do not depend on their number [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<u16>,
 }
 
@@ -97,7 +108,7 @@ pub struct OutputArgs {
     /// One JSON object per line on standard output
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Only the result
+    /// Only results: no tables, no steps, no progress; errors and notes stay
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
     /// Progress on standard error: a bar if it is a terminal, plain lines, or none
@@ -122,45 +133,45 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub data: DataArgs,
     /// Training steps in all [default: 1000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
     pub steps: Option<u64>,
     /// Passes over the training data, instead of --steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), conflicts_with = "steps", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = epochs, allow_negative_numbers = true, conflicts_with = "steps", help_heading = "Training")]
     pub epochs: Option<u64>,
     /// Sequences in a batch [default: 128]
-    #[arg(long, value_name = "N", value_parser = sizes(), help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
     /// Hidden units; the input layer is as wide [default: 128]
-    #[arg(long, value_name = "N", value_parser = sizes(), help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub hidden: Option<usize>,
     /// Adam's learning rate [default: 0.001]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "RATE", value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Training")]
     pub lr: Option<f64>,
     /// Added to the forget gate before its sigmoid [default: 1.0]
-    #[arg(long, value_name = "BIAS", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "BIAS", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
     pub forget_bias: Option<f32>,
     /// Start of the input and output layers [default: tutorial]
     #[arg(long, value_enum, help_heading = "Training")]
     pub init: Option<Init>,
     /// Largest 2-norm of the gradient of all parameters; larger ones are scaled down to it [default: none]
-    #[arg(long, value_name = "NORM", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "NORM", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
     pub grad_clip: Option<f32>,
     /// Seed of the initial parameters and of the data order [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Training")]
     pub seed: Option<u64>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Report every N steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value = "20", help_heading = "Output")]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, default_value = "20", help_heading = "Output")]
     pub log_every: u64,
     /// Evaluate the validation images every N steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
     pub eval_every: Option<u64>,
     /// Folder to save the model and all that training needs to go on
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub save: Option<PathBuf>,
     /// Save every N steps, and not only at the end
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Checkpoints")]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Checkpoints")]
     pub save_every: Option<u64>,
     /// Go on from the checkpoint in this folder, and save there unless --save names another
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
@@ -187,8 +198,11 @@ pub struct EvalArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SplitName {
+    /// What the model learned from
     Train,
+    /// Held back from training
     Validation,
+    /// Never seen
     Test,
 }
 
@@ -200,8 +214,8 @@ pub struct PredictArgs {
     /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; or IDX image files
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Image of an IDX file, from 0; may be given more than once
-    #[arg(long, value_name = "N", default_value = "0")]
+    /// Which image of an IDX file, counted from 0; may be given more than once
+    #[arg(long, value_name = "N", value_parser = from_zero::<usize>, allow_negative_numbers = true, default_value = "0")]
     pub row: Vec<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -220,7 +234,7 @@ pub struct DataCommandArgs {
 pub enum DataCommand {
     /// Download MNIST and check it
     Fetch {
-        /// Folder to put it in [default: the cache folder, where train looks]
+        /// Folder to put it in [default: where train looks: $FUSED_LSTM_DATA_DIR, else the cache folder]
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
         /// Address to fetch from instead of the known ones; may be given more than once
@@ -230,7 +244,7 @@ pub enum DataCommand {
         #[arg(long, value_enum, default_value = "auto")]
         progress: ProgressStyle,
     },
-    /// Tell where data is looked for and what is there
+    /// Tell where data is looked for and what is there; fetches nothing
     Info {
         #[command(flatten)]
         data: DataArgs,
@@ -252,7 +266,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
     /// Threads of the CPU engine [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<u16>,
 }
 
@@ -272,19 +286,19 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Sequences in an iteration
-    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "128")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub batch_size: usize,
     /// Hidden units; the input layer is as wide
-    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "128")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub hidden: usize,
     /// Steps of each sequence
-    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "28")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "28")]
     pub steps_per_sequence: usize,
     /// Inputs of each step
-    #[arg(long, value_name = "N", value_parser = sizes(), default_value = "28")]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "28")]
     pub inputs: usize,
-    /// How long to go on
-    #[arg(long, value_name = "S", default_value = "5")]
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "S", value_parser = number::<f64>, allow_negative_numbers = true, default_value = "5")]
     pub seconds: f64,
     /// One JSON line on standard output
     #[arg(long)]
@@ -299,6 +313,34 @@ pub enum BenchName {
     Infer,
 }
 
-fn sizes() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=1 << 20)
+/// A whole number from `low` to `high`.
+fn whole<N: FromStr + PartialOrd + std::fmt::Display>(text: &str, low: N, high: N) -> Result<N, String> {
+    let wanted = format!("give a whole number from {low} to {high}");
+    text.parse().ok().filter(|n| *n >= low && *n <= high).ok_or(wanted)
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    whole(text, 1, Dims::MAX_SIZE)
+}
+
+fn epochs(text: &str) -> Result<u64, String> {
+    whole(text, 1, 1_000_000)
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    whole(text, 1, 1024)
+}
+
+/// Steps: far more of them than anybody can wait for.
+fn steps(text: &str) -> Result<u64, String> {
+    whole(text, 1, 1_000_000_000_000)
+}
+
+fn from_zero<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "give a whole number from 0".into())
+}
+
+/// Any number, even NaN: whoever uses it knows which are good.
+fn number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "give a number such as 0.001".into())
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Largest file read as a fixture: 4 GiB.
 const MAX_BYTES: u64 = 1 << 32;
 
-const REMEDY: &str = "give a fixture as docs of the `fixture` module describe it";
+const REMEDY: &str = "give a fixture as `fused-lstm verify --help` describes it";
 
 /// A batch, parameters and what is expected of them.
 pub struct Fixture {
@@ -89,6 +89,10 @@ impl Fixture {
             grad_clip: None,
         };
         let model = Model { dims, forget_bias: number("forget_bias", 1.0)? as f32 };
+        let numbers = [adam.learning_rate, adam.beta1, adam.beta2, adam.epsilon, model.forget_bias.into()];
+        if !numbers.iter().all(|n: &f64| n.is_finite()) {
+            return Err("a number in the metadata is NaN or infinite".into());
+        }
         let parameters = parameters(&file, "param", dims)?;
         let labels = match &file.tensors.get("labels").ok_or("tensor labels is missing")?.numbers {
             Numbers::I32(labels) if labels.len() == n => labels.clone(),

@@ -14,8 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CLASSES: usize = 10;
-/// Sequences in memory, or one batch where that is more.
+/// Sequences in memory, as long as they take no more than [`DATA_BYTES`]; at least one batch.
 const SEQUENCES: usize = 4096;
+const DATA_BYTES: usize = 256 << 20;
+/// About how many numbers a training iteration keeps for each hidden unit, step and sequence: gates and states.
+const NUMBERS_KEPT: usize = 8;
+/// A day.
+const MOST_SECONDS: f64 = 86_400.0;
 /// Share of the numbers that are not zero, where there are no digits of the size: about that of MNIST's pixels.
 const FILLED: f64 = 0.19;
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -23,14 +28,19 @@ const FEWEST: usize = 5;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    if !(args.seconds.is_finite() && args.seconds > 0.0) {
-        let flag = format!("--seconds {}", args.seconds);
-        return Err(Error::usage(flag, "it is not a positive number", "give one such as 5"));
+    super::check_device(&args.device)?;
+    if !(args.seconds > 0.0 && args.seconds <= MOST_SECONDS) {
+        let found = format!("it is not between 0 and {MOST_SECONDS}");
+        return Err(Error::usage(format!("--seconds {:?}", args.seconds), found, "give a number such as 5"));
     }
     let (t, i, h) = (args.steps_per_sequence, args.inputs, args.hidden);
     let dims = Dims { t, i, p: h, h, k: CLASSES };
-    dims.check()?;
-    let data = Arc::new(data(dims, args.batch_size.max(SEQUENCES))?);
+    let flags = format!("--batch-size {} --steps-per-sequence {t} --inputs {i} --hidden {h}", args.batch_size);
+    let batch = [t, size_of::<f32>(), i.saturating_add(h.saturating_mul(NUMBERS_KEPT))];
+    let batch = batch.into_iter().fold(args.batch_size, usize::saturating_mul);
+    super::check_sizes(dims, flags, batch)?;
+    let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(args.batch_size);
+    let data = Arc::new(data(dims, sequences));
     let mut engine = super::engine(&args.device, Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone())?;
     engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 0)))?;
     let mut order = Order::new(data.train.len(), 0);
@@ -88,17 +98,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     ))
 }
 
-fn data(dims: Dims, n: usize) -> Result<Dataset> {
+fn data(dims: Dims, n: usize) -> Dataset {
     if (dims.t, dims.i) == (28, 28) {
-        return Ok(synthetic::digits(0, n, 0, 0));
+        return synthetic::digits(0, n, 0, 0);
     }
-    let bytes = n.checked_mul(dims.sequence_len()).filter(|&bytes| bytes <= 1 << 36).ok_or_else(|| {
-        Error::usage(
-            format!("--batch-size {n}"),
-            format!("{n} sequences of {} numbers are too much to keep in memory", dims.sequence_len()),
-            "give smaller sizes",
-        )
-    })?;
+    let bytes = n * dims.sequence_len();
     let mut rng = init::generator(0, 0);
     let mut pixel = || {
         use rand::RngExt;
@@ -107,12 +111,12 @@ fn data(dims: Dims, n: usize) -> Result<Dataset> {
     let values = Values::U8 { bytes: (0..bytes).map(|_| pixel()).collect(), scale: 1.0 / 255.0 };
     let train = Sequences::new(dims.t, dims.i, values, (0..n).map(|k| (k % CLASSES) as u32).collect());
     let none = train.slice(0, 0);
-    Ok(Dataset {
+    Dataset {
         description: "random numbers".into(),
         name: "random",
         classes: CLASSES,
         train,
         validation: none.clone(),
         test: none,
-    })
+    }
 }

@@ -11,7 +11,8 @@ use serde_json::json;
 pub fn run(args: &DataCommandArgs) -> Result<()> {
     match &args.command {
         DataCommand::Fetch { data_dir, mirror, progress } => {
-            let folder = data_dir.clone().map_or_else(download::mnist_dir, Ok)?;
+            let folder = data_dir.clone().or_else(super::data_dir_from_environment);
+            let folder = folder.map_or_else(download::mnist_dir, Ok)?;
             let mut fetcher = download::Fetcher::default();
             if !mirror.is_empty() {
                 fetcher.mirrors.clone_from(mirror);

@@ -11,6 +11,7 @@ pub mod verify;
 mod output;
 mod progress;
 
+pub use output::written;
 pub use progress::complain;
 
 use crate::cli::{DataArgs, Device, DeviceArgs};
@@ -21,23 +22,68 @@ use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::progress::Progress;
+use fused_lstm::shape::{Dims, ParamLayout};
 use fused_lstm::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The engine for a device, holding `data`.
-fn engine(args: &DeviceArgs, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
-    match args.device {
-        Device::Auto | Device::Cpu => {
-            let threads = args.threads.unwrap_or(0).into();
-            Ok(Box::new(CpuEngine::new(model, adam, data, threads)?))
+/// Folder with MNIST's files for whoever gives no `--data-dir`.
+const DATA_DIR: &str = "FUSED_LSTM_DATA_DIR";
+
+/// Bytes that training takes for each parameter: the parameters, their gradients, Adam's two means, and copies of them
+/// that are packed for the kernels, in checkpoints, or on their way.
+const BYTES_PER_PARAMETER: usize = 40;
+
+/// Does `work` for each file, those after a broken one too: every error is told, and the exit code of the first one (0 if
+/// there is none) is the program's.
+fn each(files: &[PathBuf], mut work: impl FnMut(&Path) -> Result<()>) -> u8 {
+    let mut code = 0;
+    for file in files {
+        if let Err(error) = work(file) {
+            complain(&error);
+            code = if code == 0 { error.exit_code() } else { code };
         }
+    }
+    code
+}
+
+/// Says at once, before data is looked for, if the device is not there.
+fn check_device(args: &DeviceArgs) -> Result<()> {
+    match args.device {
+        Device::Auto | Device::Cpu => Ok(()),
         Device::Cuda => Err(Error::Device {
             device: "--device cuda".into(),
             found: "this version has no CUDA engine".into(),
             remedy: "use --device cpu".into(),
         }),
     }
+}
+
+/// The engine for a device, holding `data`.
+fn engine(args: &DeviceArgs, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+    check_device(args)?;
+    Ok(Box::new(CpuEngine::new(model, adam, data, args.threads.unwrap_or(0).into())?))
+}
+
+/// Checks the sizes that `flag` (with its value) asked for: that they can be counted, and that a model of them and
+/// `more` bytes have a place in memory.
+fn check_sizes(dims: Dims, flag: String, more: usize) -> Result<()> {
+    dims.check().map_err(|error| match error {
+        Error::Usage { found, .. } => Error::usage(&flag, found, "give a smaller one"),
+        other => other,
+    })?;
+    let parameters = ParamLayout::new(dims).len();
+    let bytes = more.saturating_add(parameters * BYTES_PER_PARAMETER);
+    // Asked for and given back, never touched: costs nothing, and is refused where it is more than the machine has.
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+        let found = format!("that takes about {:.1} GB of memory, more than there is", bytes as f64 / 1e9);
+        Error::usage(flag, found, "give a smaller one")
+    })
+}
+
+/// The folder in the environment for whoever gives no `--data-dir`.
+fn data_dir_from_environment() -> Option<PathBuf> {
+    std::env::var_os(DATA_DIR).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 /// The data set that the flags name; else the `trained_on` of a checkpoint, else the automatic choice.
@@ -47,7 +93,10 @@ fn dataset(args: &DataArgs, trained_on: Option<&str>, progress: &dyn Progress) -
         Some("mnist") => Source::Mnist,
         _ => Source::Auto,
     });
-    Ok(Arc::new(source::load(&source, args.data_dir.as_deref(), args.offline, progress)?))
+    // A flag stands above the environment: that folder is for those who did not say which data they want.
+    let is_mnist = matches!(source, Source::Auto | Source::Mnist);
+    let folder = args.data_dir.clone().or_else(|| data_dir_from_environment().filter(|_| is_mnist));
+    Ok(Arc::new(source::load(&source, folder.as_deref(), args.offline, progress)?))
 }
 
 /// A model from a checkpoint that is to run on `data`.

@@ -1,28 +1,33 @@
 //! Standard output: results, as text or as JSON.
 
 use fused_lstm::{Error, Result};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io::{self, Write};
 
 /// Writes one line to standard output.
-///
-/// A reader that has gone away (`fused-lstm | head`) ends the program quietly.
 pub fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Ok(()) => Ok(()),
+    written(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// What comes of writing to standard output. A reader that has gone away (`fused-lstm | head`) ends the program quietly.
+pub fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Error::io("standard output", "write", e, "free some space or write elsewhere")),
+        done => done.map_err(|e| Error::io("standard output", "write", e, "free some space or write elsewhere")),
     }
 }
 
 /// Writes one JSON object with its `event` key in front.
-pub fn event(name: &str, mut fields: Value) -> Result<()> {
-    let mut object = json!({ "event": name });
-    if let (Some(object), Some(fields)) = (object.as_object_mut(), fields.as_object_mut()) {
-        object.append(fields);
-    }
-    line(&object.to_string())
+pub fn event(name: &str, fields: impl Serialize) -> Result<()> {
+    line(&serde_json::to_string(&Event { event: name, fields }).expect("text and numbers make an object"))
+}
+
+#[derive(Serialize)]
+struct Event<'a, F> {
+    event: &'a str,
+    #[serde(flatten)]
+    fields: F,
 }
 
 /// `1234567` as `1,234,567`.
@@ -30,7 +35,7 @@ pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut grouped = String::new();
     for (k, digit) in digits.chars().enumerate() {
-        if k > 0 && (digits.len() - k) % 3 == 0 {
+        if k > 0 && (digits.len() - k).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -45,7 +50,13 @@ pub fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::thousands;
+    use super::{Event, thousands};
+
+    #[test]
+    fn an_event_opens_with_its_name() {
+        let event = Event { event: "step", fields: serde_json::json!({ "accuracy": 0.5 }) };
+        assert_eq!(serde_json::to_string(&event).unwrap(), r#"{"event":"step","accuracy":0.5}"#);
+    }
 
     #[test]
     fn digits_are_grouped_by_three() {

@@ -13,18 +13,10 @@ use std::path::Path;
 /// How many classes are told.
 const TOP: usize = 3;
 
-/// Runs the command. A file that cannot be used does not keep the others from being classified.
-pub fn run(args: &PredictArgs) -> Result<()> {
+/// Runs the command and returns the exit code. A file that cannot be used does not keep the others from being classified.
+pub fn run(args: &PredictArgs) -> Result<u8> {
     let (config, mut engine) = super::load_model(&args.model, &args.device, None)?;
-    let mut first_error = None;
-    for file in &args.files {
-        if let Err(error) = predict(args, config.model, engine.as_mut(), file) {
-            if let Some(error) = first_error.replace(error) {
-                super::progress::complain(&error);
-            }
-        }
-    }
-    first_error.map_or(Ok(()), Err)
+    Ok(super::each(&args.files, |file| predict(args, config.model, engine.as_mut(), file)))
 }
 
 fn predict(args: &PredictArgs, model: Model, engine: &mut dyn Engine, file: &Path) -> Result<()> {

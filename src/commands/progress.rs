@@ -38,8 +38,9 @@ impl Progress for Shown {
         match self.style {
             ProgressStyle::Bar => {
                 let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-                let form = BarStyle::with_template("{msg} [{wide_bar}] {percent} % {eta}");
-                bar.set_style(form.expect("the template is right").progress_chars("=> "));
+                // Work of unknown length has no bar to fill.
+                let form = if total == 0 { "{msg}" } else { "{msg} [{wide_bar}] {percent} % {eta}" };
+                bar.set_style(BarStyle::with_template(form).expect("the template is right").progress_chars("=> "));
                 bar.set_message(what.to_owned());
                 *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
             }

@@ -27,13 +27,12 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn run(args: &TrainArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     let resumed = args.resume.as_deref().map(Checkpoint::load).transpose()?;
+    super::check_device(&args.device)?;
     let save = args.save.clone().or_else(|| args.resume.clone());
-    if let Some(folder) = &save {
-        Checkpoint::prepare(folder)?;
-    }
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
     }
+    // That folder is made ready last: a wrong flag or missing data leaves no trace of it.
 
     let started = Instant::now();
     let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
@@ -47,6 +46,9 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         None => State::new(init::parameters(config.model.dims, config.init, config.seed)),
     };
     let plan = plan(args, &config, save, state.step)?;
+    if let Some(folder) = &plan.save {
+        Checkpoint::prepare(folder)?;
+    }
     let mut engine = super::engine(&args.device, config.model, config.adam, data.clone())?;
     engine.set_state(&state)?;
     let set_up_time = set_up.elapsed();
@@ -79,7 +81,7 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
     let hidden = args.hidden.or(before.map(|b| b.model.dims.h)).unwrap_or(DEFAULT_HIDDEN);
     let input_layer = before.filter(|_| args.hidden.is_none()).map_or(hidden, |b| b.model.dims.p);
     let dims = Dims { t: data.train.t(), i: data.train.i(), p: input_layer, h: hidden, k: data.classes };
-    dims.check()?;
+    super::check_sizes(dims, format!("--hidden {hidden}"), 0)?;
     let forget_bias = args.forget_bias.or(before.map(|b| b.model.forget_bias)).unwrap_or(DEFAULT_FORGET_BIAS);
     if !forget_bias.is_finite() {
         return Err(Error::usage(
@@ -100,7 +102,7 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
         return Err(Error::usage(
             format!("--batch-size {batch_size}"),
             format!("the training data has only {} sequences", data.train.len()),
-            "give a smaller batch",
+            "give a smaller one",
         ));
     }
     let config = Config::new(
@@ -150,11 +152,9 @@ fn plan(args: &TrainArgs, config: &Config, save: Option<std::path::PathBuf>, don
         None => args.steps.unwrap_or(DEFAULT_STEPS),
     };
     if steps < done {
-        return Err(Error::usage(
-            format!("--steps {steps}"),
-            format!("the checkpoint has done {done} steps already"),
-            "give more steps in all",
-        ));
+        let flag = args.epochs.map_or_else(|| format!("--steps {steps}"), |epochs| format!("--epochs {epochs}"));
+        let found = format!("that makes {steps} steps in all, and the checkpoint has done {done} already");
+        return Err(Error::usage(flag, found, "give more"));
     }
     Ok(Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every })
 }
@@ -183,13 +183,17 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    fn json(&self) -> bool {
+        self.args.output.json && !self.args.output.quiet
+    }
+
     fn text(&self) -> bool {
         !self.args.output.json && !self.args.output.quiet
     }
 
     fn start(&self, engine: &dyn Engine, data: &Dataset, config: &Config, step: u64) -> Result<()> {
         let layout = config.model.layout();
-        if self.args.output.json {
+        if self.json() {
             let names = ParamLayout::NAMES.into_array();
             let tensors = names.iter().zip(layout.shapes().into_array()).map(|(name, shape)| json!([name, shape]));
             return event(
@@ -284,8 +288,8 @@ impl Report<'_> {
 
 impl Observer for Report<'_> {
     fn step(&mut self, report: &StepReport) -> Result<()> {
-        if self.args.output.json {
-            return event("step", json!(report));
+        if self.json() {
+            return event("step", report);
         }
         if !self.text() {
             return Ok(());
@@ -296,7 +300,7 @@ impl Observer for Report<'_> {
     }
 
     fn validation(&mut self, step: u64, report: &EvalReport) -> Result<()> {
-        if self.args.output.json {
+        if self.json() {
             let EvalReport { accuracy, loss } = report;
             return event("eval", json!({ "step": step, "split": "validation", "accuracy": accuracy, "loss": loss }));
         }

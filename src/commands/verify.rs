@@ -9,20 +9,17 @@ use fused_lstm::{Error, Result};
 use std::fs;
 use std::path::Path;
 
-/// Runs the command.
-pub fn run(args: &VerifyArgs) -> Result<()> {
-    let mut outside = 0;
-    for path in &args.fixtures {
-        outside += verify(args, path)?;
-    }
-    match outside {
-        0 => Ok(()),
-        n => Err(Error::Failed(format!("{n} tensors are outside their bounds"))),
-    }
+/// Most tensors that a failure names.
+const NAMED: usize = 3;
+
+/// Runs the command and returns the exit code. A fixture that is broken or does not hold does not keep the others from
+/// being run.
+pub fn run(args: &VerifyArgs) -> u8 {
+    super::each(&args.fixtures, |path| verify(args, path))
 }
 
-/// Runs one fixture; returns how many comparisons did not hold.
-fn verify(args: &VerifyArgs, path: &Path) -> Result<usize> {
+/// Runs one fixture.
+fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
     let fixture = Fixture::read(path)?;
     let mut engine: Box<dyn Engine> = match args.engine {
         EngineName::Reference => Box::new(ReferenceEngine::<f64>::new(fixture.model, fixture.adam, fixture.dataset())),
@@ -48,10 +45,13 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<usize> {
     let comparisons = fixture.compare(&computed).map_err(fail)?;
     for c in &comparisons {
         let verdict = if c.holds() { "ok" } else { "OUTSIDE" };
-        line(&format!("  {:<24}{:>5} error {:>9.2e}  bound {:>7.0e}  {verdict}", c.name, c.measure, c.error, c.bound))?;
+        let (error, bound) = (scientific(c.error, 2), scientific(c.bound, 0));
+        line(&format!("  {:<20}{:<4}error {error:>9}  bound {bound:>6}  {verdict}", c.name, c.measure))?;
     }
-    if comparisons.is_empty() {
-        line("  nothing is expected")?;
+    let outside: Vec<_> = comparisons.iter().filter(|c| !c.holds()).map(|c| c.name.as_str()).collect();
+    match comparisons.len() {
+        0 => line("  nothing is expected")?,
+        all => line(&format!("  {} of {all} comparisons are within their bounds", all - outside.len()))?,
     }
     if let Some(folder) = &args.dump {
         let name = path.file_name().unwrap_or_default();
@@ -65,5 +65,21 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<usize> {
         fixture.dump(computed).write(&to, "--dump")?;
         line(&format!("  written to {}", to.display()))?;
     }
-    Ok(comparisons.iter().filter(|c| !c.holds()).count())
+    if outside.is_empty() { Ok(()) } else { Err(Error::Failed(failure(path, outside))) }
+}
+
+/// `0.00012` as `1.2e-4`, and a plain zero as `0`.
+fn scientific(value: f64, digits: usize) -> String {
+    if value == 0.0 { "0".into() } else { format!("{value:.digits$e}") }
+}
+
+fn failure(path: &Path, mut outside: Vec<&str>) -> String {
+    outside.dedup();
+    let shown = &outside[..outside.len().min(NAMED)];
+    let rest = if outside.len() > NAMED { ", …" } else { "" };
+    format!(
+        "{}: outside of the bounds: {}{rest}; the lines marked OUTSIDE say by how much",
+        path.display(),
+        shown.join(", ")
+    )
 }

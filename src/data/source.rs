@@ -49,9 +49,9 @@ pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dy
         )),
         (Source::Auto | Source::Mnist, Some(folder)) => mnist::load(folder),
         (Source::Folder(folder), None) if !folder.exists() => Err(Error::data(
-            folder,
+            format!("--data {}", folder.display()),
             "there is no such folder",
-            "give --data auto, mnist, synthetic or a folder with MNIST's four files",
+            "give auto, mnist, synthetic or a folder with MNIST's four files",
         )),
         (Source::Folder(folder), None) => mnist::load(folder),
         (Source::Synthetic, None) => Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST)),
@@ -59,12 +59,21 @@ pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dy
         (Source::Auto, None) => match cached_or_fetched(offline, progress) {
             Err(error @ Error::Data { .. } | error @ Error::Io { .. }) => {
                 progress.note(&format!(
-                    "no MNIST ({error}): training on built-in synthetic digits, whose accuracy is not comparable"
+                    "note: no MNIST ({}): using built-in synthetic digits instead, whose accuracy is not comparable",
+                    cause(&error)
                 ));
                 Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST))
             }
             done => done,
         },
+    }
+}
+
+/// What went wrong, without what to do about it.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Data { place, found, .. } => format!("{place}: {found}"),
+        other => other.to_string(),
     }
 }
 
@@ -74,7 +83,7 @@ fn cached_or_fetched(offline: bool, progress: &dyn Progress) -> Result<Dataset> 
         Err(Error::Data { place, found, .. }) if offline => Err(Error::data(
             place,
             found,
-            "leave --offline out, name the files' folder with --data-dir, or use --data synthetic",
+            "get it with `fused-lstm data fetch`, name the files' folder with --data-dir, or use --data synthetic",
         )),
         Err(Error::Data { .. }) => {
             Fetcher::default().fetch(&folder, progress)?;
