@@ -121,7 +121,8 @@ pub fn evaluate(engine: &mut dyn Engine, data: &Dataset, split: Split) -> Result
 /// # Errors
 ///
 /// [`Error::Diverged`] once a loss is not finite, the last checkpoint kept; [`Error::Interrupted`] if the observer asks
-/// to stop, after saving; errors of the engine and of saving.
+/// to stop, after saving; [`Error::Usage`] if an interval or the batch is zero or there is nothing to train on; errors of
+/// the engine and of saving.
 pub fn train(
     engine: &mut dyn Engine,
     data: &Dataset,
@@ -129,6 +130,7 @@ pub fn train(
     plan: &Plan,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    check(data, config, plan)?;
     let mut run = Run { engine, config, plan, saved: None };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
@@ -174,11 +176,23 @@ pub fn train(
         if plan.eval_every.is_some_and(due) {
             observer.validation(step, &evaluate(run.engine, data, Split::Validation)?)?;
         }
-        if plan.save_every.is_some_and(due) || step == plan.steps {
+        if plan.save_every.is_some_and(due) {
             run.save(step)?;
         }
     }
+    run.save(step)?;
     Ok(Summary { steps: step, steps_here: step - first, train_time })
+}
+
+/// Makes sure that the loop ends and has something to do.
+fn check(data: &Dataset, config: &Config, plan: &Plan) -> Result<()> {
+    let Plan { log_every, eval_every, save_every, .. } = plan;
+    let every = [Some(*log_every), *eval_every, *save_every, Some(config.batch_size as u64)];
+    if every.contains(&Some(0)) || data.train.is_empty() {
+        let found = "an interval or the batch size is zero, or there are no sequences";
+        return Err(Error::usage("training plan", found, "give at least 1 of each"));
+    }
+    Ok(())
 }
 
 struct Run<'a> {
@@ -197,11 +211,14 @@ impl Run<'_> {
         [Some(*log_every), *eval_every, *save_every].into_iter().flatten().map(to_multiple).fold(steps - step, u64::min)
     }
 
+    /// Saves the state after `step`, if there is a folder for it and this was not done already.
     fn save(&mut self, step: u64) -> Result<()> {
-        let Some(folder) = &self.plan.save else { return Ok(()) };
+        let Some(folder) = self.plan.save.as_ref().filter(|_| self.saved != Some(step)) else { return Ok(()) };
         let state = self.engine.state()?;
-        if !state.parameters.iter().all(|p| p.is_finite()) {
-            return Err(self.diverged(step, f32::NAN));
+        if ![&state.parameters, &state.m, &state.v].into_iter().flatten().all(|number| number.is_finite()) {
+            // Adam's v, the squares, can become infinite before the loss does.
+            let remedy = format!("parameters or Adam's m and v are not finite any more: {}", self.remedy());
+            return Err(Error::Diverged { step, loss: f32::NAN, remedy });
         }
         Checkpoint { config: self.config.clone(), state }.save(folder)?;
         self.saved = Some(step);
@@ -209,12 +226,16 @@ impl Run<'_> {
     }
 
     fn diverged(&self, step: u64, loss: f32) -> Error {
+        Error::Diverged { step, loss, remedy: self.remedy() }
+    }
+
+    /// What to do about a run that diverged.
+    fn remedy(&self) -> String {
         let kept = match (&self.plan.save, self.saved) {
             (Some(folder), Some(step)) => format!("; the checkpoint of step {step} in {} is kept", folder.display()),
             _ => String::new(),
         };
-        let remedy = format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate);
-        Error::Diverged { step, loss, remedy }
+        format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate)
     }
 
     fn interrupted(&mut self, step: u64) -> Result<Error> {

@@ -28,11 +28,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     let resumed = args.resume.as_deref().map(Checkpoint::load).transpose()?;
     let save = args.save.clone().or_else(|| args.resume.clone());
-    if let Some(folder) = &save {
-        Checkpoint::prepare(folder)?;
-    }
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
+    }
+    if let Some(folder) = &save {
+        Checkpoint::prepare(folder)?;
     }
 
     let started = Instant::now();
