@@ -166,10 +166,10 @@ impl Checkpoint {
 
     fn load_once(folder: &Path) -> Result<Self> {
         let (config, parameters) = Self::load_model(folder)?;
-        let path = find(folder, STATE_FILE);
-        let fail = |found: String| Error::checkpoint(&path, found, REMEDY);
         let layout = config.model.layout();
-        let file = TensorFile::read(&path, max_bytes(2 * layout.len())).map_err(fail)?;
+        let (path, bytes) = read(folder, STATE_FILE, max_bytes(2 * layout.len()))?;
+        let fail = |found: String| Error::checkpoint(&path, found, REMEDY);
+        let file = TensorFile::parse(&bytes).map_err(fail)?;
         let progress = file.metadata.get(METADATA).and_then(|text| serde_json::from_str::<Progress>(text).ok());
         let progress = progress.ok_or_else(|| fail(format!("metadata {METADATA} does not tell the step")))?;
         let seen = u128::from(progress.step) * config.batch_size as u128;
@@ -191,9 +191,9 @@ impl Checkpoint {
     /// As [`Checkpoint::load`].
     pub fn load_model(folder: &Path) -> Result<(Config, Vec<f32>)> {
         let config = load_config(folder)?;
-        let path = find(folder, MODEL_FILE);
         let layout = config.model.layout();
-        let parameters = TensorFile::read(&path, max_bytes(layout.len())).and_then(|file| flat(&file, layout, ""));
+        let (path, bytes) = read(folder, MODEL_FILE, max_bytes(layout.len()))?;
+        let parameters = TensorFile::parse(&bytes).and_then(|file| flat(&file, layout, ""));
         Ok((config, parameters.map_err(|found| Error::checkpoint(&path, found, REMEDY))?))
     }
 }
@@ -202,23 +202,22 @@ fn load_config(folder: &Path) -> Result<Config> {
     if !folder.is_dir() {
         return Err(Error::checkpoint(folder, "there is no such folder", REMEDY));
     }
-    let path = find(folder, CONFIG_FILE);
-    parse_config(&path).map_err(|found| Error::checkpoint(&path, found, REMEDY))
+    let (path, bytes) = read(folder, CONFIG_FILE, MAX_TEXT_BYTES)?;
+    parse_config(&bytes).map_err(|found| Error::checkpoint(&path, found, REMEDY))
 }
 
-fn parse_config(path: &Path) -> Result<Config, String> {
+fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     /// The part that every form has.
     #[derive(Deserialize)]
     struct Form {
         format: u32,
     }
-    let bytes = read_limited(path, MAX_TEXT_BYTES)?;
     let broken = |e: serde_json::Error| format!("not a configuration ({e})");
-    let Form { format } = serde_json::from_slice(&bytes).map_err(broken)?;
+    let Form { format } = serde_json::from_slice(bytes).map_err(broken)?;
     if format != FORMAT {
         return Err(format!("form {format} is not the form {FORMAT} that this program reads"));
     }
-    let config: Config = serde_json::from_slice(&bytes).map_err(broken)?;
+    let config: Config = serde_json::from_slice(bytes).map_err(broken)?;
     let Config { model, adam, batch_size, train_sequences, .. } = &config;
     model.dims.check().and_then(|()| adam.check()).map_err(|e| match e {
         // These remedies are for flags.
@@ -270,10 +269,18 @@ fn metadata(value: &impl Serialize) -> BTreeMap<String, String> {
     BTreeMap::from([(METADATA.to_owned(), serde_json::to_string(value).expect("a few plain values can be written"))])
 }
 
-/// Where a file of the checkpoint in `folder` lies: in [`SAVED`] if a run was killed before it moved from there.
-fn find(folder: &Path, name: &str) -> PathBuf {
-    let saved = folder.join(SAVED).join(name);
-    if saved.exists() { saved } else { folder.join(name) }
+/// Reads a file of the checkpoint in `folder`; gives its place too.
+fn read(folder: &Path, name: &str, max_bytes: u64) -> Result<(PathBuf, Vec<u8>)> {
+    // A file that is still in `SAVED` is newer. It may move away between two looks, so the first look opens it.
+    let (saved, moved) = (folder.join(SAVED).join(name), folder.join(name));
+    let (path, file) = match fs::File::open(&saved) {
+        Ok(file) => (saved, Ok(file)),
+        Err(_) => (moved.clone(), fs::File::open(&moved)),
+    };
+    match read_limited(file, max_bytes) {
+        Ok(bytes) => Ok((path, bytes)),
+        Err(found) => Err(Error::checkpoint(path, found, REMEDY)),
+    }
 }
 
 /// Moves the files of a whole new checkpoint from [`SAVED`] to their places, as far as that is still to be done.
@@ -315,9 +322,9 @@ fn check_own(folder: &Path) -> Result<()> {
 }
 
 /// A folder that a checkpoint is written to, before it is one; removed when dropped.
-struct Staging<'a> {
-    /// What it will be.
-    folder: &'a Path,
+struct Staging {
+    /// The checkpoint's folder.
+    folder: PathBuf,
     path: PathBuf,
     /// The folder that it lies in: `folder`, or the one above if `folder` is not there yet.
     within: PathBuf,
@@ -325,10 +332,12 @@ struct Staging<'a> {
     prefix: OsString,
 }
 
-impl<'a> Staging<'a> {
-    fn new(folder: &'a Path) -> Result<Self> {
+impl Staging {
+    fn new(folder: &Path) -> Result<Self> {
+        // Without a slash or a dot at its end, which no new name can have.
+        let folder: PathBuf = folder.components().collect();
         let (within, prefix) = match (folder.is_dir(), folder.parent(), folder.file_name()) {
-            (true, ..) => (folder.to_owned(), SAVING.into()),
+            (true, ..) => (folder.clone(), SAVING.into()),
             (false, Some(parent), Some(name)) => {
                 let mut prefix = OsString::from(".");
                 prefix.push(name);
@@ -354,11 +363,11 @@ impl<'a> Staging<'a> {
     /// Makes it the checkpoint.
     fn commit(self) -> Result<()> {
         if self.within == self.folder {
-            finish(self.folder)?;
+            finish(&self.folder)?;
             self.rename(&self.folder.join(SAVED))?;
-            finish(self.folder)
+            finish(&self.folder)
         } else {
-            self.rename(self.folder)
+            self.rename(&self.folder)
         }
     }
 
@@ -383,7 +392,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-impl Drop for Staging<'_> {
+impl Drop for Staging {
     fn drop(&mut self) {
         self.discard();
     }

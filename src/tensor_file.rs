@@ -67,10 +67,11 @@ impl TensorFile {
     ///
     /// If the file cannot be read, is too long, is no safetensors file, or holds another type than f32 and i32.
     pub fn read(path: &Path, max_bytes: u64) -> Result<Self, String> {
-        Self::parse(&read_limited(path, max_bytes)?)
+        Self::parse(&read_limited(std::fs::File::open(path), max_bytes)?)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// The tensors in a file's bytes, or what was found instead.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let broken = |e: safetensors::SafeTensorError| format!("not a whole safetensors file ({e})");
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let views = SafeTensors::deserialize(bytes).map_err(broken)?;
@@ -149,10 +150,10 @@ fn four(bytes: &[u8]) -> [u8; 4] {
 }
 
 /// All bytes of a file that may have `max_bytes`, or what was found instead.
-pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
+pub(crate) fn read_limited(file: io::Result<std::fs::File>, max_bytes: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| describe(&e))?;
-    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| describe(&e))?;
+    let read = file.and_then(|file| file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes));
+    read.map_err(|e| describe(&e))?;
     match bytes.len() as u64 > max_bytes {
         true => Err(format!("longer than the {max_bytes} bytes that it may have")),
         false => Ok(bytes),
