@@ -222,7 +222,7 @@ fn the_number_of_threads_changes_no_bit() {
 fn a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one() {
     let place = Place::new();
     // Step 7 takes the last 7 images of the first epoch and 1 of the second.
-    assert!(6 * BATCH < TRAIN && 7 * BATCH > TRAIN);
+    const { assert!(6 * BATCH < TRAIN && 7 * BATCH > TRAIN) };
     for (name, clip) in [("plain", &[][..]), ("clipped", &["--grad-clip", "0.05"])] {
         place.train(&[&["--steps", "23", "--save", name], clip].concat());
         let whole = place.files(name);

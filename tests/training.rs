@@ -42,6 +42,8 @@ fn state(step: u64) -> State {
     State { step, ..State::new(vec![0.0; MODEL.layout().len()]) }
 }
 
+type Poison = fn(&mut State);
+
 /// The parameters are all equal to the number of steps done, until `poison` makes the state of a step NaN.
 struct Fake {
     state: State,
@@ -51,7 +53,7 @@ struct Fake {
     /// Loss of a step, before its update, and of an evaluation after it.
     loss: fn(u64) -> f32,
     loss_after: fn(u64) -> f32,
-    poison: Option<(u64, fn(&mut State))>,
+    poison: Option<(u64, Poison)>,
 }
 
 impl Default for Fake {
@@ -269,7 +271,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_names_its_step() {
 
 #[test]
 fn what_is_not_finite_is_never_saved() {
-    let poisons: [fn(&mut State); 3] = [
+    let poisons: [Poison; 3] = [
         |state| state.parameters[3] = f32::NAN,
         |state| state.m[3] = f32::NEG_INFINITY,
         |state| state.v[3] = f32::INFINITY,
