@@ -1,7 +1,9 @@
 //! Checkpoints: a folder with `model.safetensors` (parameters), `state.safetensors` (the optimizer's state and the place
 //! in the data order) and `config.json`.
 //!
-//! A new checkpoint is written beside the old one, synced, and put in its place by renaming: whenever the program is
+//! A new checkpoint is written to a folder `.saving-…` within, synced, and renamed to `.saved`: from this moment it is the
+//! checkpoint, for whoever reads looks for each file there first. Then its files move to their places, over the old ones.
+//! The first checkpoint of a folder that is not there yet is written beside it and becomes it. So whenever the program is
 //! killed, the folder holds the old checkpoint or the new one, whole.
 
 use crate::engine::{Model, State};
@@ -9,11 +11,13 @@ use crate::error::{Error, Result};
 use crate::init::Init;
 use crate::optimizer::Adam;
 use crate::shape::ParamLayout;
-use crate::tensor_file::{Tensor, TensorFile, describe, write_synced};
+use crate::tensor_file::{Tensor, TensorFile, read_limited, write_synced};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const MODEL_FILE: &str = "model.safetensors";
@@ -28,7 +32,13 @@ const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// The one metadata entry of the tensor files. (Only one, for more would be written in random order.)
 const METADATA: &str = "fused-lstm";
 
+/// The new checkpoint within the folder, once it is whole.
+const SAVED: &str = ".saved";
+/// What the names of folders begin with that are not yet a whole checkpoint.
+const SAVING: &str = ".saving-";
+
 const REMEDY: &str = "give a folder that --save wrote";
+const ELSEWHERE: &str = "choose another folder with --save";
 
 /// How a model was trained; with it and a [`State`], training goes on as if it had never stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +83,8 @@ struct Progress {
     seed: u64,
     /// Place in the data order: sequences taken so far, over all epochs.
     sequences_seen: u64,
+    /// The parameters of this step, so that no other `model.safetensors` is taken for theirs.
+    parameters_sha256: String,
 }
 
 /// What `model.safetensors` says beside its tensors.
@@ -92,36 +104,19 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Makes sure that [`Checkpoint::save`] can write to `folder`, before hours of training: its parent is there and
-    /// writable, and it is empty, a checkpoint, or not there yet.
+    /// Makes sure that [`Checkpoint::save`] can write to `folder`, before hours of training: it can be written to, and it
+    /// is empty, a checkpoint, or not there yet. Finishes and clears away what a killed run has left there.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] or [`Error::Usage`] with the remedy.
     pub fn prepare(folder: &Path) -> Result<()> {
-        let beside = Beside::new(folder)?;
-        if let Some(parent) = beside.parent() {
-            fs::create_dir_all(parent)
-                .map_err(|e| Error::io(parent, "create the folder", e, "choose another with --save"))?;
-        }
-        match fs::read_dir(folder) {
-            Ok(mut entries) => {
-                if entries.next().is_some() && !folder.join(CONFIG_FILE).exists() {
-                    return Err(Error::usage(
-                        format!("--save {}", folder.display()),
-                        "the folder holds other files and no checkpoint",
-                        "choose a new or an empty folder",
-                    ));
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(folder, "use the folder", e, "choose another with --save")),
-        }
-        beside.recover();
-        beside.start()?;
+        check_own(folder)?;
+        let staging = Staging::new(folder)?;
         // A folder can let its owner make folders in it and yet be full.
-        write_synced(&beside.new.join(CONFIG_FILE), b"{}")?;
-        beside.discard_new();
+        write_synced(&staging.path.join(CONFIG_FILE), b"{}")?;
+        finish(folder)?;
+        staging.clear_leftovers();
         Ok(())
     }
 
@@ -131,13 +126,9 @@ impl Checkpoint {
     ///
     /// [`Error::Io`]; what was there before is then still there.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let beside = Beside::new(folder)?;
-        beside.start()?;
-        let written = self.write(&beside.new).and_then(|()| beside.swap());
-        if written.is_err() {
-            beside.discard_new();
-        }
-        written
+        let staging = Staging::new(folder)?;
+        self.write(&staging.path)?;
+        staging.commit()
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
@@ -153,6 +144,7 @@ impl Checkpoint {
                 step: *step,
                 seed: self.config.seed,
                 sequences_seen: step * self.config.batch_size as u64,
+                parameters_sha256: sha256(parameters),
             }),
         };
         let config = serde_json::to_vec_pretty(&self.config).expect("a configuration can be written");
@@ -168,25 +160,28 @@ impl Checkpoint {
     ///
     /// [`Error::Checkpoint`] that names the file and what is wrong with it.
     pub fn load(folder: &Path) -> Result<Self> {
-        let (folder, config) = Self::load_config(folder)?;
-        let parameters = load_parameters(&folder, &config)?;
-        let path = folder.join(STATE_FILE);
-        let fail = |found: String| Error::checkpoint(&path, found, REMEDY);
+        // A run may save between the reading of two files; then the second look finds three that belong together.
+        Self::load_once(folder).or_else(|_| Self::load_once(folder))
+    }
+
+    fn load_once(folder: &Path) -> Result<Self> {
+        let (config, parameters) = Self::load_model(folder)?;
         let layout = config.model.layout();
-        let file = TensorFile::read(&path, max_bytes(2 * layout.len())).map_err(fail)?;
+        let (path, bytes) = read(folder, STATE_FILE, max_bytes(2 * layout.len()))?;
+        let fail = |found: String| Error::checkpoint(&path, found, REMEDY);
+        let file = TensorFile::parse(&bytes).map_err(fail)?;
         let progress = file.metadata.get(METADATA).and_then(|text| serde_json::from_str::<Progress>(text).ok());
         let progress = progress.ok_or_else(|| fail(format!("metadata {METADATA} does not tell the step")))?;
         let seen = u128::from(progress.step) * config.batch_size as u128;
         if progress.seed != config.seed || u128::from(progress.sequences_seen) != seen {
-            return Err(fail("it does not belong to the config.json beside it".into()));
+            return Err(fail(format!("it does not belong to the {CONFIG_FILE} beside it")));
         }
-        let state = State {
-            parameters,
-            m: flat(&file, layout, "m.").map_err(fail)?,
-            v: flat(&file, layout, "v.").map_err(fail)?,
-            step: progress.step,
-        };
-        Ok(Self { config, state })
+        if progress.parameters_sha256 != sha256(&parameters) {
+            return Err(fail(format!("it does not belong to the {MODEL_FILE} beside it")));
+        }
+        let m = flat(&file, layout, "m.").map_err(fail)?;
+        let v = flat(&file, layout, "v.").map_err(fail)?;
+        Ok(Self { config, state: State { parameters, m, v, step: progress.step } })
     }
 
     /// Reads what inference needs of the checkpoint in `folder`: the configuration and the flat parameters.
@@ -195,39 +190,48 @@ impl Checkpoint {
     ///
     /// As [`Checkpoint::load`].
     pub fn load_model(folder: &Path) -> Result<(Config, Vec<f32>)> {
-        let (folder, config) = Self::load_config(folder)?;
-        let parameters = load_parameters(&folder, &config)?;
-        Ok((config, parameters))
-    }
-
-    fn load_config(folder: &Path) -> Result<(PathBuf, Config)> {
-        let folder = Beside::new(folder)?.whole();
-        if !folder.is_dir() {
-            return Err(Error::checkpoint(&folder, "there is no such folder", REMEDY));
-        }
-        let path = folder.join(CONFIG_FILE);
-        let fail = |found: String| Error::checkpoint(&path, found, REMEDY);
-        let mut text = String::new();
-        let file = fs::File::open(&path).map_err(|e| fail(describe(&e)))?;
-        file.take(MAX_TEXT_BYTES).read_to_string(&mut text).map_err(|e| fail(describe(&e)))?;
-        let config: Config = serde_json::from_str(&text).map_err(|e| fail(format!("not a configuration ({e})")))?;
-        if config.format != FORMAT {
-            let found = format!("form {} is not the form {FORMAT} that this program reads", config.format);
-            return Err(fail(found));
-        }
-        config.model.dims.check().and_then(|()| config.adam.check()).map_err(|e| fail(e.to_string()))?;
-        if config.batch_size == 0 || config.train_sequences == 0 || !config.model.forget_bias.is_finite() {
-            return Err(fail("a size is zero or the forget bias is no number".into()));
-        }
-        Ok((folder, config))
+        let config = load_config(folder)?;
+        let layout = config.model.layout();
+        let (path, bytes) = read(folder, MODEL_FILE, max_bytes(layout.len()))?;
+        let parameters = TensorFile::parse(&bytes).and_then(|file| flat(&file, layout, ""));
+        Ok((config, parameters.map_err(|found| Error::checkpoint(&path, found, REMEDY))?))
     }
 }
 
-fn load_parameters(folder: &Path, config: &Config) -> Result<Vec<f32>> {
-    let path = folder.join(MODEL_FILE);
-    let layout = config.model.layout();
-    let file = TensorFile::read(&path, max_bytes(layout.len()));
-    file.and_then(|file| flat(&file, layout, "")).map_err(|found| Error::checkpoint(&path, found, REMEDY))
+fn load_config(folder: &Path) -> Result<Config> {
+    if !folder.is_dir() {
+        return Err(Error::checkpoint(folder, "there is no such folder", REMEDY));
+    }
+    let (path, bytes) = read(folder, CONFIG_FILE, MAX_TEXT_BYTES)?;
+    parse_config(&bytes).map_err(|found| Error::checkpoint(&path, found, REMEDY))
+}
+
+fn parse_config(bytes: &[u8]) -> Result<Config, String> {
+    /// The part that every form has.
+    #[derive(Deserialize)]
+    struct Form {
+        format: u32,
+    }
+    let broken = |e: serde_json::Error| format!("not a configuration ({e})");
+    let Form { format } = serde_json::from_slice(bytes).map_err(broken)?;
+    if format != FORMAT {
+        return Err(format!("form {format} is not the form {FORMAT} that this program reads"));
+    }
+    let config: Config = serde_json::from_slice(bytes).map_err(broken)?;
+    let Config { model, adam, batch_size, train_sequences, .. } = &config;
+    model.dims.check().and_then(|()| adam.check()).map_err(|e| match e {
+        // These remedies are for flags.
+        Error::Usage { argument, found, .. } => format!("{argument}: {found}"),
+        other => other.to_string(),
+    })?;
+    let decays = [adam.beta1, adam.beta2].iter().all(|beta| (0.0..1.0).contains(beta));
+    if !decays || adam.epsilon <= 0.0 {
+        return Err("Adam's beta1 and beta2 are not between 0 and 1, or its epsilon is not positive".into());
+    }
+    if *batch_size == 0 || *train_sequences == 0 || !model.forget_bias.is_finite() {
+        return Err("a size is zero or the forget bias is no number".into());
+    }
+    Ok(config)
 }
 
 fn max_bytes(numbers: usize) -> u64 {
@@ -247,124 +251,162 @@ fn tensors(layout: ParamLayout, flats: &[(&str, &[f32])]) -> BTreeMap<String, Te
 }
 
 fn flat(file: &TensorFile, layout: ParamLayout, prefix: &str) -> Result<Vec<f32>, String> {
-    let mut flat = Vec::with_capacity(layout.len());
-    for (name, shape) in ParamLayout::NAMES.into_array().iter().zip(layout.shapes().into_array()) {
-        flat.extend_from_slice(file.f32(&format!("{prefix}{name}"), &shape)?);
-    }
+    // All tensors are looked at before there is room made for them: the layout comes from a file.
+    let tensors = ParamLayout::NAMES.into_array().into_iter().zip(layout.shapes().into_array());
+    let tensors = tensors.map(|(name, shape)| file.f32(&format!("{prefix}{name}"), &shape));
+    let flat = tensors.collect::<Result<Vec<_>, _>>()?.concat();
     match flat.iter().all(|v| v.is_finite()) {
         true => Ok(flat),
         false => Err("it holds numbers that are NaN or infinite".into()),
     }
 }
 
+fn sha256(numbers: &[f32]) -> String {
+    Sha256::digest(bytemuck::cast_slice::<_, u8>(numbers)).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn metadata(value: &impl Serialize) -> BTreeMap<String, String> {
     BTreeMap::from([(METADATA.to_owned(), serde_json::to_string(value).expect("a few plain values can be written"))])
 }
 
-/// The folders beside a checkpoint that it is swapped with.
-struct Beside {
+/// Reads a file of the checkpoint in `folder`; gives its place too.
+fn read(folder: &Path, name: &str, max_bytes: u64) -> Result<(PathBuf, Vec<u8>)> {
+    // A file that is still in `SAVED` is newer. It may move away between two looks, so the first look opens it.
+    let (saved, moved) = (folder.join(SAVED).join(name), folder.join(name));
+    let (path, file) = match fs::File::open(&saved) {
+        Ok(file) => (saved, Ok(file)),
+        Err(_) => (moved.clone(), fs::File::open(&moved)),
+    };
+    match read_limited(file, max_bytes) {
+        Ok(bytes) => Ok((path, bytes)),
+        Err(found) => Err(Error::checkpoint(path, found, REMEDY)),
+    }
+}
+
+/// Moves the files of a whole new checkpoint from [`SAVED`] to their places, as far as that is still to be done.
+fn finish(folder: &Path) -> Result<()> {
+    let saved = folder.join(SAVED);
+    if !saved.is_dir() {
+        return Ok(());
+    }
+    let gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    for name in FILES {
+        let place = folder.join(name);
+        match fs::rename(saved.join(name), &place) {
+            Err(e) if !gone(&e) => return Err(Error::io(&place, "replace", e, ELSEWHERE)),
+            _ => {}
+        }
+    }
+    sync_folder(folder)?;
+    match fs::remove_dir(&saved) {
+        Err(e) if !gone(&e) => Err(Error::io(&saved, "remove the folder", e, ELSEWHERE)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that there is nothing in `folder` that a checkpoint could do harm to.
+fn check_own(folder: &Path) -> Result<()> {
+    let refuse = |found, remedy| Err(Error::usage(format!("--save {}", folder.display()), found, remedy));
+    if !folder.is_dir() {
+        // A link that leads nowhere is no place either.
+        let free = folder.symlink_metadata().is_err();
+        return if free { Ok(()) } else { refuse("this is not a folder", ELSEWHERE) };
+    }
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "look into the folder", e, ELSEWHERE))?;
+    let ours = |name: OsString| name == SAVED || name.as_encoded_bytes().starts_with(SAVING.as_bytes());
+    let others = entries.flatten().any(|entry| !ours(entry.file_name()));
+    if others && load_config(folder).is_err() {
+        return refuse("the folder holds other files and no checkpoint", "choose a new or an empty folder");
+    }
+    Ok(())
+}
+
+/// A folder that a checkpoint is written to, before it is one; removed when dropped.
+struct Staging {
+    /// The checkpoint's folder.
     folder: PathBuf,
-    /// Where the next checkpoint is written.
-    new: PathBuf,
-    /// Where the checkpoint stands for a moment, on systems that cannot exchange two folders.
-    old: PathBuf,
+    path: PathBuf,
+    /// The folder that it lies in: `folder`, or the one above if `folder` is not there yet.
+    within: PathBuf,
+    /// What its name begins with; the number of the process follows, so that two runs cannot mix their files.
+    prefix: OsString,
 }
 
-impl Beside {
+impl Staging {
     fn new(folder: &Path) -> Result<Self> {
-        let absolute =
-            std::path::absolute(folder).map_err(|e| Error::io(folder, "use the folder", e, "choose another folder"))?;
-        let Some(name) = absolute.file_name() else {
-            return Err(Error::usage(folder.display().to_string(), "this cannot be a checkpoint's folder", REMEDY));
+        // Without a slash or a dot at its end, which no new name can have.
+        let folder: PathBuf = folder.components().collect();
+        let (within, prefix) = match (folder.is_dir(), folder.parent(), folder.file_name()) {
+            (true, ..) => (folder.clone(), SAVING.into()),
+            (false, Some(parent), Some(name)) => {
+                let mut prefix = OsString::from(".");
+                prefix.push(name);
+                prefix.push(SAVING);
+                let here = parent.as_os_str().is_empty();
+                (if here { ".".into() } else { parent.to_owned() }, prefix)
+            }
+            _ => {
+                let found = "there is no such folder, and none can be made of this name";
+                return Err(Error::usage(format!("--save {}", folder.display()), found, ELSEWHERE));
+            }
         };
-        let named = |suffix: &str| {
-            let mut hidden = std::ffi::OsString::from(".");
-            hidden.push(name);
-            hidden.push(suffix);
-            absolute.with_file_name(hidden)
-        };
-        Ok(Self { new: named(".new"), old: named(".old"), folder: folder.to_owned() })
-    }
-
-    fn parent(&self) -> Option<&Path> {
-        self.new.parent()
-    }
-
-    /// Where the whole checkpoint lies: in its folder but after a kill between the two renames of [`Beside::swap`].
-    fn whole(&self) -> PathBuf {
-        if !self.folder.exists() && self.old.is_dir() { self.old.clone() } else { self.folder.clone() }
-    }
-
-    /// Puts a checkpoint that such a kill left aside back in its place.
-    fn recover(&self) {
-        if self.whole() == self.old {
-            // If this fails the checkpoint is still found where it is.
-            let _ = fs::rename(&self.old, &self.folder);
+        let mut name = prefix.clone();
+        name.push(std::process::id().to_string());
+        let staging = Self { folder, path: within.join(name), within, prefix };
+        staging.discard();
+        match fs::create_dir_all(&staging.path) {
+            Ok(()) => Ok(staging),
+            Err(e) => Err(Error::io(&staging.path, "create the folder", e, ELSEWHERE)),
         }
     }
 
-    fn start(&self) -> Result<()> {
-        self.discard_new();
-        fs::create_dir(&self.new)
-            .map_err(|e| Error::io(&self.new, "create the folder", e, "choose another with --save"))
+    /// Makes it the checkpoint.
+    fn commit(self) -> Result<()> {
+        if self.within == self.folder {
+            finish(&self.folder)?;
+            self.rename(&self.folder.join(SAVED))?;
+            finish(&self.folder)
+        } else {
+            self.rename(&self.folder)
+        }
     }
 
-    fn discard_new(&self) {
-        // What cannot be removed is in nobody's way but the next save's, which says so.
-        let _ = fs::remove_dir_all(&self.new);
+    fn rename(&self, to: &Path) -> Result<()> {
+        fs::rename(&self.path, to).map_err(|e| Error::io(to, "write", e, ELSEWHERE))?;
+        sync_folder(&self.within)
     }
 
-    /// Puts the new folder in the place of the checkpoint, whose other files move along.
-    fn swap(&self) -> Result<()> {
-        let fail = |e| Error::io(&self.folder, "replace the checkpoint", e, "choose another folder with --save");
-        let aside = match exchange(&self.new, &self.folder) {
-            Ok(()) => Some(&self.new),
-            Err(_) if !self.folder.exists() => {
-                fs::rename(&self.new, &self.folder).map_err(fail)?;
-                None
+    /// Removes those of runs that were killed.
+    fn clear_leftovers(&self) {
+        for entry in fs::read_dir(&self.within).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(self.prefix.as_encoded_bytes()) {
+                // One that cannot be removed is in nobody's way.
+                let _ = fs::remove_dir_all(entry.path());
             }
-            Err(_) => {
-                let _ = fs::remove_dir_all(&self.old);
-                fs::rename(&self.folder, &self.old).map_err(fail)?;
-                fs::rename(&self.new, &self.folder).map_err(fail)?;
-                Some(&self.old)
-            }
-        };
-        if let Some(parent) = self.parent() {
-            sync_folder(parent)?;
         }
-        if let Some(aside) = aside {
-            for entry in fs::read_dir(aside).map_err(fail)? {
-                let name = entry.map_err(fail)?.file_name();
-                if !FILES.iter().any(|file| name == *file) {
-                    fs::rename(aside.join(&name), self.folder.join(&name)).map_err(fail)?;
-                }
-            }
-            fs::remove_dir_all(aside).map_err(fail)?;
-        }
-        Ok(())
+    }
+
+    fn discard(&self) {
+        // One that cannot be removed is in nobody's way but the next one's, which says so.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Exchanges two folders in one step, where the system can.
-fn exchange(a: &Path, b: &Path) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-    {
-        let _ = (a, b);
-        Err(io::ErrorKind::Unsupported.into())
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 
-/// Waits until a folder's entries are on disk, where the system can open folders.
+/// Waits until a folder's entries are on disk, where the system can.
 fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
-        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|e| Error::io(folder, "sync the folder", e, "choose another folder with --save"))?;
+        match fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+            // Some file systems over the network cannot.
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
+            Err(e) => return Err(Error::io(folder, "sync the folder", e, ELSEWHERE)),
+            Ok(()) => {}
+        }
     }
     Ok(())
 }

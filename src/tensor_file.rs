@@ -67,16 +67,11 @@ impl TensorFile {
     ///
     /// If the file cannot be read, is too long, is no safetensors file, or holds another type than f32 and i32.
     pub fn read(path: &Path, max_bytes: u64) -> Result<Self, String> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(|e| describe(&e))?;
-        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| describe(&e))?;
-        if bytes.len() as u64 > max_bytes {
-            return Err(format!("longer than the {max_bytes} bytes that it may have"));
-        }
-        Self::parse(&bytes)
+        Self::parse(&read_limited(std::fs::File::open(path), max_bytes)?)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// The tensors in a file's bytes, or what was found instead.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let broken = |e: safetensors::SafeTensorError| format!("not a whole safetensors file ({e})");
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let views = SafeTensors::deserialize(bytes).map_err(broken)?;
@@ -85,7 +80,7 @@ impl TensorFile {
             let numbers = match view.dtype() {
                 Dtype::F32 => Numbers::F32(view.data().chunks_exact(4).map(|b| f32::from_le_bytes(four(b))).collect()),
                 Dtype::I32 => Numbers::I32(view.data().chunks_exact(4).map(|b| i32::from_le_bytes(four(b))).collect()),
-                other => return Err(format!("tensor {name} is of type {other}, not F32 or I32")),
+                other => return Err(format!("tensor {name:?} is of type {other}, not F32 or I32")),
             };
             tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), numbers });
         }
@@ -154,8 +149,19 @@ fn four(bytes: &[u8]) -> [u8; 4] {
     bytes.try_into().expect("chunks of four bytes")
 }
 
+/// All bytes of a file that may have `max_bytes`, or what was found instead.
+pub(crate) fn read_limited(file: io::Result<std::fs::File>, max_bytes: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes));
+    read.map_err(|e| describe(&e))?;
+    match bytes.len() as u64 > max_bytes {
+        true => Err(format!("longer than the {max_bytes} bytes that it may have")),
+        false => Ok(bytes),
+    }
+}
+
 /// What went wrong with a file, in the user's words.
-pub(crate) fn describe(error: &io::Error) -> String {
+fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".into(),
         io::ErrorKind::PermissionDenied => "permission to read it is denied".into(),

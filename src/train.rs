@@ -121,7 +121,8 @@ pub fn evaluate(engine: &mut dyn Engine, data: &Dataset, split: Split) -> Result
 /// # Errors
 ///
 /// [`Error::Diverged`] once a loss is not finite, the last checkpoint kept; [`Error::Interrupted`] if the observer asks
-/// to stop, after saving; errors of the engine and of saving.
+/// to stop, after saving; [`Error::Usage`] if an interval or the batch is zero or there is nothing to train on; errors of
+/// the engine and of saving.
 pub fn train(
     engine: &mut dyn Engine,
     data: &Dataset,
@@ -129,7 +130,8 @@ pub fn train(
     plan: &Plan,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let mut run = Run { engine, config, plan, saved: None };
+    check(data, config, plan)?;
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -140,7 +142,7 @@ pub fn train(
             return Err(run.interrupted(step)?);
         }
         let count = run.steps_to_next_stop(step).min(at_once);
-        let rows = order.rows(step * config.batch_size as u64, count as usize * config.batch_size);
+        let mut rows = order.rows(step * config.batch_size as u64, count as usize * config.batch_size);
         let started = Instant::now();
         let metrics = run.engine.train_steps(&rows, config.batch_size)?;
         let took = started.elapsed();
@@ -149,18 +151,14 @@ pub fn train(
             return Err(run.diverged(step + bad as u64 + 1, metrics[bad].loss));
         }
         step += count;
+        run.batch = rows.split_off(rows.len() - config.batch_size);
         let affordable = MAX_TIME_AT_ONCE.as_secs_f64() / took.as_secs_f64().max(1e-9) * count as f64;
         at_once = (affordable as u64).clamp(1, MAX_STEPS_AT_ONCE);
         observer.progress(step);
 
         let due = |every: u64| step % every == 0;
         if due(plan.log_every) || step == plan.steps {
-            let batch = &rows[rows.len() - config.batch_size..];
-            let scores = run.engine.evaluate(Split::Train, batch)?;
-            let quality = EvalReport::new(&scores, batch.iter().map(|&row| data.train.labels()[row as usize]));
-            if !quality.loss.is_finite() {
-                return Err(run.diverged(step, quality.loss as f32));
-            }
+            let quality = run.quality(step)?;
             let (steps, time) = ((step - logged_step) as f64, (train_time - logged_time).as_secs_f64());
             (logged_step, logged_time) = (step, train_time);
             observer.step(&StepReport {
@@ -174,18 +172,33 @@ pub fn train(
         if plan.eval_every.is_some_and(due) {
             observer.validation(step, &evaluate(run.engine, data, Split::Validation)?)?;
         }
-        if plan.save_every.is_some_and(due) || step == plan.steps {
+        if plan.save_every.is_some_and(due) {
             run.save(step)?;
         }
     }
+    run.save(step)?;
     Ok(Summary { steps: step, steps_here: step - first, train_time })
+}
+
+/// Makes sure that the loop ends and has something to do.
+fn check(data: &Dataset, config: &Config, plan: &Plan) -> Result<()> {
+    let Plan { log_every, eval_every, save_every, .. } = plan;
+    let every = [Some(*log_every), *eval_every, *save_every, Some(config.batch_size as u64)];
+    if every.contains(&Some(0)) || data.train.is_empty() {
+        let found = "an interval or the batch size is zero, or there are no sequences";
+        return Err(Error::usage("training plan", found, "give at least 1 of each"));
+    }
+    Ok(())
 }
 
 struct Run<'a> {
     engine: &'a mut dyn Engine,
+    data: &'a Dataset,
     config: &'a Config,
     plan: &'a Plan,
-    /// Step of the checkpoint saved last.
+    /// Rows of the batch trained on last.
+    batch: Vec<u32>,
+    /// Step of the checkpoint that this run saved last.
     saved: Option<u64>,
 }
 
@@ -197,11 +210,24 @@ impl Run<'_> {
         [Some(*log_every), *eval_every, *save_every].into_iter().flatten().map(to_multiple).fold(steps - step, u64::min)
     }
 
+    /// How good the model is after `step`, on the batch of that step.
+    fn quality(&mut self, step: u64) -> Result<EvalReport> {
+        let scores = self.engine.evaluate(Split::Train, &self.batch)?;
+        let labels = self.data.train.labels();
+        let quality = EvalReport::new(&scores, self.batch.iter().map(|&row| labels[row as usize]));
+        if quality.loss.is_finite() { Ok(quality) } else { Err(self.diverged(step, quality.loss as f32)) }
+    }
+
+    /// Saves the state after `step`, if there is a folder for it and this was not done already.
     fn save(&mut self, step: u64) -> Result<()> {
-        let Some(folder) = &self.plan.save else { return Ok(()) };
+        let Some(folder) = self.plan.save.as_ref().filter(|_| self.saved != Some(step)) else { return Ok(()) };
+        // Nothing takes the place of a good checkpoint but another good one.
+        self.quality(step)?;
         let state = self.engine.state()?;
-        if !state.parameters.iter().all(|p| p.is_finite()) {
-            return Err(self.diverged(step, f32::NAN));
+        if ![&state.parameters, &state.m, &state.v].into_iter().flatten().all(|number| number.is_finite()) {
+            // Adam's v, the squares, can become infinite before the loss does.
+            let remedy = format!("parameters or Adam's m and v are not finite any more: {}", self.remedy());
+            return Err(Error::Diverged { step, loss: f32::NAN, remedy });
         }
         Checkpoint { config: self.config.clone(), state }.save(folder)?;
         self.saved = Some(step);
@@ -209,12 +235,16 @@ impl Run<'_> {
     }
 
     fn diverged(&self, step: u64, loss: f32) -> Error {
-        let kept = match (&self.plan.save, self.saved) {
-            (Some(folder), Some(step)) => format!("; the checkpoint of step {step} in {} is kept", folder.display()),
-            _ => String::new(),
-        };
-        let remedy = format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate);
-        Error::Diverged { step, loss, remedy }
+        Error::Diverged { step, loss, remedy: self.remedy() }
+    }
+
+    /// What to do about a run that diverged.
+    fn remedy(&self) -> String {
+        let kept = self.plan.save.as_ref().and_then(|folder| Some((folder, Checkpoint::load(folder).ok()?.state.step)));
+        let kept =
+            kept.map(|(folder, step)| format!("; the checkpoint of step {step} in {} is kept", folder.display()));
+        let kept = kept.unwrap_or_default();
+        format!("try a smaller --lr (it is {}) or --grad-clip{kept}", self.config.adam.learning_rate)
     }
 
     fn interrupted(&mut self, step: u64) -> Result<Error> {
