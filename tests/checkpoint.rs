@@ -276,7 +276,7 @@ fn what_would_be_another_run_is_refused() {
     let other = place.path("other");
     fails(resume(&[]).env("FUSED_LSTM_DATA_DIR", other), 5, &["55 sequences", "44 sequences"]);
 
-    fails(&mut place.program("train", &["--resume", "a", "--steps", "3"]), 2, &["--steps 3", "4 steps already"]);
+    fails(&mut place.program("train", &["--resume", "a", "--steps", "3"]), 2, &["--steps 3", "done 4 already"]);
     assert_eq!(place.files("a"), before, "nothing of all this has touched the checkpoint");
 
     // The learning rate may change, and is kept.

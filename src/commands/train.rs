@@ -154,7 +154,7 @@ fn plan(args: &TrainArgs, config: &Config, save: Option<std::path::PathBuf>, don
     if steps < done {
         let flag = args.epochs.map_or_else(|| format!("--steps {steps}"), |epochs| format!("--epochs {epochs}"));
         let found = format!("that makes {steps} steps in all, and the checkpoint has done {done} already");
-        return Err(Error::usage(flag, found, "give more"));
+        return Err(Error::usage(flag, found, "ask for more in all"));
     }
     Ok(Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every })
 }
