@@ -6,10 +6,9 @@
 //! The first checkpoint of a folder that is not there yet is written beside it and becomes it. So whenever the program is
 //! killed, the folder holds the old checkpoint or the new one, whole.
 
-use crate::engine::{Model, State};
+use crate::config::Config;
+use crate::engine::State;
 use crate::error::{Error, Result};
-use crate::init::Init;
-use crate::optimizer::Adam;
 use crate::shape::ParamLayout;
 use crate::tensor_file::{Tensor, TensorFile, read_limited, write_synced};
 use serde::{Deserialize, Serialize};
@@ -40,40 +39,13 @@ const SAVING: &str = ".saving-";
 const REMEDY: &str = "give a folder that --save wrote";
 const ELSEWHERE: &str = "choose another folder with --save";
 
-/// How a model was trained; with it and a [`State`], training goes on as if it had never stopped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Config {
+/// What `config.json` holds.
+#[derive(Serialize, Deserialize)]
+struct ConfigFile {
     /// Version of the files' form.
     format: u32,
-    /// Sizes and forget bias.
-    pub model: Model,
-    /// The optimizer.
-    pub adam: Adam,
-    /// How the parameters started.
-    pub init: Init,
-    /// Seed of the initial parameters and of the data order.
-    pub seed: u64,
-    /// Sequences in a batch.
-    pub batch_size: usize,
-    /// Name of the data set, as in `--data`.
-    pub data: String,
-    /// Sequences in its training split.
-    pub train_sequences: usize,
-}
-
-impl Config {
-    /// A configuration of the form that this program writes.
-    pub fn new(
-        model: Model,
-        adam: Adam,
-        init: Init,
-        seed: u64,
-        batch_size: usize,
-        data: &str,
-        train_sequences: usize,
-    ) -> Self {
-        Self { format: FORMAT, model, adam, init, seed, batch_size, data: data.to_owned(), train_sequences }
-    }
+    #[serde(flatten)]
+    config: Config,
 }
 
 /// What `state.safetensors` says beside its tensors.
@@ -147,7 +119,8 @@ impl Checkpoint {
                 parameters_sha256: sha256(parameters),
             }),
         };
-        let config = serde_json::to_vec_pretty(&self.config).expect("a configuration can be written");
+        let config = ConfigFile { format: FORMAT, config: self.config.clone() };
+        let config = serde_json::to_vec_pretty(&config).expect("a configuration can be written");
         write_synced(&folder.join(MODEL_FILE), &model.to_bytes())?;
         write_synced(&folder.join(STATE_FILE), &state.to_bytes())?;
         write_synced(&folder.join(CONFIG_FILE), &config)?;
@@ -217,7 +190,7 @@ fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     if format != FORMAT {
         return Err(format!("form {format} is not the form {FORMAT} that this program reads"));
     }
-    let config: Config = serde_json::from_slice(bytes).map_err(broken)?;
+    let ConfigFile { config, .. } = serde_json::from_slice(bytes).map_err(broken)?;
     let Config { model, adam, batch_size, train_sequences, .. } = &config;
     model.dims.check().and_then(|()| adam.check()).map_err(|e| match e {
         // These remedies are for flags.

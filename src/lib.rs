@@ -1,6 +1,51 @@
-//! Trains LSTM sequence classifiers.
+//! Trains LSTM sequence classifiers, fast, without Python: a linear input layer, an LSTM, a linear head, softmax
+//! cross-entropy and Adam, on a CPU engine of fused microkernels. The same seed gives the same bits, whatever the number
+//! of threads.
+//!
+//! Train on data in memory, see how good it is, predict:
+//!
+//! ```
+//! use fused_lstm::config::Config;
+//! use fused_lstm::cpu::CpuEngine;
+//! use fused_lstm::data::{Split, synthetic};
+//! use fused_lstm::engine::Engine;
+//! use fused_lstm::train::{Plan, Unwatched, evaluate, train};
+//! use std::sync::Arc;
+//!
+//! fn main() -> fused_lstm::Result<()> {
+//!     let data = Arc::new(synthetic::digits(7, 4_000, 500, 500)); // drawn digits, 28 steps of 28 pixels
+//!     let config = Config { batch_size: 64, ..Config::new(&data, 48) }; // 48 hidden units
+//!     let mut engine = CpuEngine::new(config.model, config.adam, data.clone(), 0)?;
+//!     engine.set_state(&config.initial_state())?;
+//!     train(&mut engine, &data, &config, &Plan::new(300), &mut Unwatched)?;
+//!
+//!     let test = evaluate(&mut engine, &data, Split::Test)?;
+//!     println!("{:.1} % of the test digits are classified right", 100.0 * test.accuracy);
+//!     let probabilities = engine.predict(&data.test.slice(0, 1))?; // of the ten classes, for one digit
+//!     # assert!(test.accuracy > 0.7, "{}", test.accuracy);
+//!     # assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+//!     assert_eq!(probabilities.len(), 10);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Where things are
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`data`] | IDX files, MNIST and its download, synthetic digits, pictures, the order of batches |
+//! | [`shape`] | sizes, and where each tensor lies in the flat parameters |
+//! | [`engine`] | the seam: what every engine can do |
+//! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |
+//! | [`cpu`] | the fast CPU engine |
+//! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
+//! | [`fixture`] | batches with expected results, to check any engine by |
+//!
+//! Sizes have one letter each: B sequences in a batch, T steps, I inputs per step, P outputs of the input layer, H hidden
+//! units, G = 4H gates, K classes. Shapes are row-major.
 
 pub mod checkpoint;
+pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod engine;

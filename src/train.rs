@@ -1,6 +1,7 @@
 //! The training loop: batches in order, a report every few steps, checkpoints; whatever the engine.
 
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
 use crate::data::batches::Order;
 use crate::data::{Dataset, Split};
 use crate::engine::{Engine, Scores};
@@ -26,6 +27,13 @@ pub struct Plan {
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
     pub save_every: Option<u64>,
+}
+
+impl Plan {
+    /// `steps` steps in all, a report every 20, nothing saved.
+    pub fn new(steps: u64) -> Self {
+        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None }
+    }
 }
 
 /// What the user sees of a few steps.

@@ -1,19 +1,16 @@
 //! Does it learn what it should? On real MNIST, where FUSED_LSTM_MNIST names the folder with its four files; a few minutes,
 //! so meant for the release build: `cargo test --release --test accuracy`. On synthetic digits always.
 
-use fused_lstm::checkpoint::Config;
+use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
 use fused_lstm::data::{Dataset, Split, mnist, synthetic};
-use fused_lstm::engine::{Engine, Model, State};
-use fused_lstm::init::{self, Init};
-use fused_lstm::optimizer::Adam;
-use fused_lstm::shape::Dims;
+use fused_lstm::engine::Engine;
+use fused_lstm::init::Init;
 use fused_lstm::train::{EvalReport, Observer, Plan, StepReport, evaluate, train};
 use std::path::Path;
 use std::sync::Arc;
 
 const SEEDS: u64 = 5;
-const BATCH: usize = 128;
 
 /// Keeps the batch accuracy of every report.
 struct Lines(Vec<f64>);
@@ -36,19 +33,16 @@ struct Run {
 
 impl Run {
     fn new(data: &Arc<Dataset>, init: Init, seed: u64) -> Self {
-        let dims = Dims { t: data.train.t(), i: data.train.i(), p: 128, h: 128, k: data.classes };
-        let (model, adam) = (Model { dims, forget_bias: 1.0 }, Adam::default());
-        let mut engine = CpuEngine::new(model, adam, data.clone(), 0).unwrap();
-        engine.set_state(&State::new(init::parameters(dims, init, seed))).unwrap();
-        let config = Config::new(model, adam, init, seed, BATCH, data.name, data.train.len());
+        let config = Config { init, seed, ..Config::new(data, 128) };
+        let mut engine = CpuEngine::new(config.model, config.adam, data.clone(), 0).unwrap();
+        engine.set_state(&config.initial_state()).unwrap();
         Self { engine, data: data.clone(), config }
     }
 
     /// Goes on to `steps` steps in all; the test accuracy then, and the mean of the last five lines.
     fn to(&mut self, steps: u64) -> (f64, f64) {
-        let plan = Plan { steps, log_every: 20, eval_every: None, save: None, save_every: None };
         let mut lines = Lines(Vec::new());
-        train(&mut self.engine, &self.data, &self.config, &plan, &mut lines).unwrap();
+        train(&mut self.engine, &self.data, &self.config, &Plan::new(steps), &mut lines).unwrap();
         let last = &lines.0[lines.0.len() - 5..];
         (evaluate(&mut self.engine, &self.data, Split::Test).unwrap().accuracy, last.iter().sum::<f64>() / 5.0)
     }
@@ -70,7 +64,7 @@ fn real_digits() -> Option<Arc<Dataset>> {
 #[test]
 fn the_tutorials_recipe_on_real_digits() {
     let Some(data) = real_digits() else { return };
-    let five_epochs = (5 * data.train.len() as u64).div_ceil(BATCH as u64);
+    let five_epochs = (5 * data.train.len() as u64).div_ceil(128);
     let (mut tests, mut lines, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for seed in 0..SEEDS {
         let mut run = Run::new(&data, Init::Tutorial, seed);

@@ -1,7 +1,8 @@
 //! Checkpoints: what is saved is what was trained, whatever kills, stops or hinders the run; and what is no checkpoint is
 //! refused in one line.
 
-use fused_lstm::checkpoint::{Checkpoint, Config};
+use fused_lstm::checkpoint::Checkpoint;
+use fused_lstm::config::Config;
 use fused_lstm::engine::{Model, State};
 use fused_lstm::error::Error;
 use fused_lstm::init::{self, Init};
@@ -127,7 +128,8 @@ fn checkpoint(dims: Dims, seed: u64) -> Checkpoint {
         step: 5,
     };
     let adam = Adam { grad_clip: Some(2.5), learning_rate: 0.1 + 0.2, ..Adam::default() };
-    Checkpoint { config: Config::new(model, adam, Init::Xavier, seed, 7, "mnist", 100), state }
+    let (init, data) = (Init::Xavier, "mnist".into());
+    Checkpoint { config: Config { model, adam, init, seed, batch_size: 7, data, train_sequences: 100 }, state }
 }
 
 const DIMS: Dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };

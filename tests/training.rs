@@ -1,6 +1,7 @@
 //! The training loop, with an engine that computes nothing and writes down what it is asked to do.
 
-use fused_lstm::checkpoint::{Checkpoint, Config};
+use fused_lstm::checkpoint::Checkpoint;
+use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
 use fused_lstm::data::batches::Order;
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
@@ -31,11 +32,11 @@ fn config() -> Config {
 }
 
 fn config_with(adam: Adam, batch_size: usize) -> Config {
-    Config::new(MODEL, adam, Init::Xavier, 7, batch_size, "mnist", 22)
+    Config { model: MODEL, adam, seed: 7, init: Init::Xavier, batch_size, ..Config::new(&data(), 1) }
 }
 
 fn plan(steps: u64) -> Plan {
-    Plan { steps, log_every: 20, eval_every: None, save: None, save_every: None }
+    Plan::new(steps)
 }
 
 fn state(step: u64) -> State {

@@ -15,7 +15,8 @@ pub use output::written;
 pub use progress::complain;
 
 use crate::cli::{DataArgs, Device, DeviceArgs};
-use fused_lstm::checkpoint::{Checkpoint, Config};
+use fused_lstm::checkpoint::Checkpoint;
+use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
 use fused_lstm::data::source::{self, Source};
 use fused_lstm::data::{Dataset, Values};

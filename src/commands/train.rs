@@ -3,10 +3,10 @@
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
 use crate::cli::TrainArgs;
-use fused_lstm::checkpoint::{Checkpoint, Config};
+use fused_lstm::checkpoint::Checkpoint;
+use fused_lstm::config::Config;
 use fused_lstm::data::{Dataset, Split};
 use fused_lstm::engine::{Engine, Model, State};
-use fused_lstm::optimizer::Adam;
 use fused_lstm::progress::Progress;
 use fused_lstm::shape::{Dims, ParamLayout};
 use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
@@ -16,9 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const DEFAULT_STEPS: u64 = 1000;
-const DEFAULT_BATCH_SIZE: usize = 128;
 const DEFAULT_HIDDEN: usize = 128;
-const DEFAULT_FORGET_BIAS: f32 = 1.0;
 
 /// Set by the first Ctrl-C; the second ends the program.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -78,11 +76,24 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 /// What the flags say, else the checkpoint, else the defaults.
 fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Result<Config> {
     let before = resumed.map(|checkpoint| &checkpoint.config);
-    let hidden = args.hidden.or(before.map(|b| b.model.dims.h)).unwrap_or(DEFAULT_HIDDEN);
-    let input_layer = before.filter(|_| args.hidden.is_none()).map_or(hidden, |b| b.model.dims.p);
-    let dims = Dims { t: data.train.t(), i: data.train.i(), p: input_layer, h: hidden, k: data.classes };
-    super::check_sizes(dims, format!("--hidden {hidden}"), 0)?;
-    let forget_bias = args.forget_bias.or(before.map(|b| b.model.forget_bias)).unwrap_or(DEFAULT_FORGET_BIAS);
+    let fresh = Config::new(data, args.hidden.unwrap_or(DEFAULT_HIDDEN));
+    let mut config = before.cloned().unwrap_or_else(|| fresh.clone());
+    (config.data, config.train_sequences) = (fresh.data, fresh.train_sequences);
+    let Dims { t, i, p, h, k } = fresh.model.dims;
+    let dims = &mut config.model.dims;
+    (dims.t, dims.i, dims.k) = (t, i, k);
+    if args.hidden.is_some() {
+        (dims.p, dims.h) = (p, h);
+    }
+    set(&mut config.model.forget_bias, args.forget_bias);
+    set(&mut config.adam.learning_rate, args.lr);
+    config.adam.grad_clip = args.grad_clip.or(config.adam.grad_clip);
+    set(&mut config.init, args.init);
+    set(&mut config.seed, args.seed);
+    set(&mut config.batch_size, args.batch_size);
+    super::check_sizes(config.model.dims, format!("--hidden {}", config.model.dims.h), 0)?;
+    config.adam.check()?;
+    let Config { model: Model { forget_bias, .. }, batch_size, train_sequences, .. } = config;
     if !forget_bias.is_finite() {
         return Err(Error::usage(
             format!("--forget-bias {forget_bias}"),
@@ -90,30 +101,13 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
             "give one such as 1.0",
         ));
     }
-    let standard = before.map_or_else(Adam::default, |b| b.adam);
-    let adam = Adam {
-        learning_rate: args.lr.unwrap_or(standard.learning_rate),
-        grad_clip: args.grad_clip.or(standard.grad_clip),
-        ..standard
-    };
-    adam.check()?;
-    let batch_size = args.batch_size.or(before.map(|b| b.batch_size)).unwrap_or(DEFAULT_BATCH_SIZE);
-    if batch_size > data.train.len() {
+    if batch_size > train_sequences {
         return Err(Error::usage(
             format!("--batch-size {batch_size}"),
-            format!("the training data has only {} sequences", data.train.len()),
+            format!("the training data has only {train_sequences} sequences"),
             "give a smaller one",
         ));
     }
-    let config = Config::new(
-        Model { dims, forget_bias },
-        adam,
-        args.init.or(before.map(|b| b.init)).unwrap_or_default(),
-        args.seed.or(before.map(|b| b.seed)).unwrap_or(0),
-        batch_size,
-        data.name,
-        data.train.len(),
-    );
     if let (Some(before), Some(folder)) = (before, &args.resume) {
         // The learning rate and the clip may change on the way; whatever else differs would be another run.
         let mut same = config.clone();
@@ -127,6 +121,13 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
         }
     }
     Ok(config)
+}
+
+/// Takes what the user gave.
+fn set<T>(value: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *value = given;
+    }
 }
 
 /// The part of a configuration that a resumed run cannot change.

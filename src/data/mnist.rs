@@ -64,12 +64,18 @@ pub fn load(dir: &Path) -> Result<Dataset> {
     let test = sequences(t, i, test.bytes, test_labels);
     let description = format!(
         "images from {}: {} to train, {} to validate, {} to test, {t} x {i} pixels, {CLASSES} classes",
-        dir.display(),
+        from_home(dir),
         train.len(),
         validation.len(),
         test.len()
     );
     Ok(Dataset { description, name: "mnist", classes: CLASSES, train, validation, test })
+}
+
+/// A folder as the user knows it: `~` for the home folder.
+fn from_home(dir: &Path) -> String {
+    let within = std::env::home_dir().and_then(|home| Some(dir.strip_prefix(home).ok()?.to_owned()));
+    within.map_or_else(|| dir.display().to_string(), |within| Path::new("~").join(within).display().to_string())
 }
 
 /// An image file and its label file.

@@ -1,0 +1,49 @@
+//! How a model is trained: all that, with the data, determines every bit of it.
+
+use crate::data::Dataset;
+use crate::engine::{Model, State};
+use crate::init::{self, Init};
+use crate::optimizer::Adam;
+use crate::shape::Dims;
+use serde::{Deserialize, Serialize};
+
+/// A model and its training. With it and a [`State`], training goes on as if it had never stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Sizes and forget bias.
+    pub model: Model,
+    /// The optimizer.
+    pub adam: Adam,
+    /// How the parameters start.
+    pub init: Init,
+    /// Seed of the initial parameters and of the data order.
+    pub seed: u64,
+    /// Sequences in a batch, B.
+    pub batch_size: usize,
+    /// Name of the data set, as in `--data`.
+    pub data: String,
+    /// Sequences in its training split.
+    pub train_sequences: usize,
+}
+
+impl Config {
+    /// The tutorial's training for `data`, with `hidden` units and an input layer as wide: forget bias 1, Adam with
+    /// learning rate 0.001, batches of 128, seed 0.
+    pub fn new(data: &Dataset, hidden: usize) -> Self {
+        let dims = Dims { t: data.train.t(), i: data.train.i(), p: hidden, h: hidden, k: data.classes };
+        Self {
+            model: Model { dims, forget_bias: 1.0 },
+            adam: Adam::default(),
+            init: Init::default(),
+            seed: 0,
+            batch_size: 128,
+            data: data.name.to_owned(),
+            train_sequences: data.train.len(),
+        }
+    }
+
+    /// The state before the first step.
+    pub fn initial_state(&self) -> State {
+        State::new(init::parameters(self.model.dims, self.init, self.seed))
+    }
+}
