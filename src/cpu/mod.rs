@@ -42,7 +42,7 @@ pub struct CpuEngine {
     data: Arc<Dataset>,
     isa: Isa,
     sizes: Sizes,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     state: State,
     weights: Weights,
     /// True while `weights` are those of `state`.
@@ -96,18 +96,19 @@ impl CpuEngine {
             groups: Vec::new(),
             total: Packed::new(sizes),
             gradient: vec![0.0; parameters],
-            pool,
+            pool: Arc::new(pool),
         })
     }
 
+    /// In the pool: packs the weights, unless they have not changed.
     fn pack_forward(&mut self) {
         if !self.forward_packed {
-            self.pool.install(|| self.weights.pack_forward(self.isa, &self.model, &self.state.parameters));
+            self.weights.pack_forward(self.isa, &self.model, &self.state.parameters);
             self.forward_packed = true;
         }
     }
 
-    /// Leaves the gradient of the mean loss of `rows` in `self.gradient`; returns each row's loss and predicted class.
+    /// In the pool: leaves the gradient of the mean loss of `rows` in `self.gradient`; returns each row's loss and predicted class.
     /// `watch` sees every chunk's rows and what was computed for them.
     fn differentiate(
         &mut self,
@@ -126,46 +127,45 @@ impl CpuEngine {
         while self.training.len() < self.pool.current_num_threads() {
             self.training.push(Mutex::new(Scratch::new(sizes, true)));
         }
-        let Self { pool, weights, groups, training, state, total, gradient, .. } = self;
+        let Self { weights, groups, training, state, total, gradient, .. } = self;
         let groups = &mut groups[..count];
         let scale = 1.0 / rows.len() as f32;
-        pool.install(|| {
-            weights.pack_backward(&state.parameters);
-            let weights = &*weights;
-            let run_group = |(g, gradient): (usize, &mut Packed)| {
-                let mut scratch = own(training);
-                let mut scores = Vec::new();
-                let own_chunks = part(chunks, g, count);
-                for chunk in own_chunks.clone() {
-                    let span = part(rows.len(), chunk, chunks);
-                    let rows = &rows[span.clone()];
-                    scratch.gather(sizes, sequences, rows);
-                    let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-                    isa.run(TrainChunk {
-                        sizes,
-                        weights,
-                        scratch: &mut scratch,
-                        labels: &labels,
-                        scale,
-                        gradient,
-                        add: chunk > own_chunks.start,
-                        scores: &mut scores,
-                    });
-                    watch(span, &scratch, weights);
-                }
-                scores
-            };
-            let scores: Vec<Vec<_>> = groups.par_iter_mut().enumerate().with_max_len(1).map(run_group).collect();
-            gradient::reduce(groups, total);
-            gradient::unpack(isa, sizes, weights, &state.parameters, total, gradient);
-            scores.concat()
-        })
+        weights.pack_backward(&state.parameters);
+        let weights = &*weights;
+        let run_group = |(g, gradient): (usize, &mut Packed)| {
+            let mut scratch = own(training);
+            let mut scores = Vec::new();
+            let own_chunks = part(chunks, g, count);
+            for chunk in own_chunks.clone() {
+                let span = part(rows.len(), chunk, chunks);
+                let rows = &rows[span.clone()];
+                scratch.gather(sizes, sequences, rows);
+                let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
+                isa.run(TrainChunk {
+                    sizes,
+                    weights,
+                    scratch: &mut scratch,
+                    labels: &labels,
+                    scale,
+                    gradient,
+                    add: chunk > own_chunks.start,
+                    scores: &mut scores,
+                });
+                watch(span, &scratch, weights);
+            }
+            scores
+        };
+        let scores: Vec<Vec<_>> = groups.par_iter_mut().enumerate().with_max_len(1).map(run_group).collect();
+        gradient::reduce(groups, total);
+        gradient::unpack(isa, sizes, weights, &state.parameters, total, gradient);
+        scores.concat()
     }
 
+    /// In the pool: one training step.
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
         let data = self.data.clone();
         let scores = self.differentiate(&data.train, rows, &|_, _, _| {});
-        self.pool.install(|| adam::step(self.isa, &self.optimizer, &self.gradient, &mut self.state));
+        adam::step(self.isa, &self.optimizer, &self.gradient, &mut self.state);
         self.forward_packed = false;
         let right = |((_, predicted), row): &(&(f32, u32), &u32)| *predicted == data.train.labels()[**row as usize];
         StepMetrics {
@@ -181,15 +181,18 @@ impl CpuEngine {
         rows: &[u32],
         each: impl Fn(&[u32], &[f32]) -> Vec<R> + Sync,
     ) -> Vec<R> {
-        self.pack_forward();
-        let (sizes, isa, weights, scoring) = (self.sizes, self.isa, &self.weights, &self.scoring);
-        let run_chunk = |rows: &[u32]| {
-            let scratch = &mut *own(scoring);
-            scratch.gather(sizes, sequences, rows);
-            isa.run(Score { sizes, weights, scratch, rows: rows.len() });
-            each(rows, &scratch.logits)
-        };
-        self.pool.install(|| rows.par_chunks(CHUNK_ROWS).flat_map_iter(run_chunk).collect())
+        let pool = self.pool.clone();
+        pool.install(|| {
+            self.pack_forward();
+            let (sizes, isa, weights, scoring) = (self.sizes, self.isa, &self.weights, &self.scoring);
+            let run_chunk = |rows: &[u32]| {
+                let scratch = &mut *own(scoring);
+                scratch.gather(sizes, sequences, rows);
+                isa.run(Score { sizes, weights, scratch, rows: rows.len() });
+                each(rows, &scratch.logits)
+            };
+            rows.par_chunks(CHUNK_ROWS).flat_map_iter(run_chunk).collect()
+        })
     }
 }
 
@@ -231,7 +234,9 @@ impl Engine for CpuEngine {
     }
 
     fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {
-        Ok(rows.chunks_exact(batch_size).map(|rows| self.step(rows)).collect())
+        // All steps in one visit to the pool: its threads then do not fall asleep between two phases.
+        let pool = self.pool.clone();
+        Ok(pool.install(|| rows.chunks_exact(batch_size).map(|rows| self.step(rows)).collect()))
     }
 
     fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
@@ -273,10 +278,12 @@ impl Engine for CpuEngine {
             dx: zeros(dims.sequence_len()),
         });
         let rows: Vec<u32> = (0..n as u32).collect();
-        let scores = self.differentiate(batch, &rows, &|span, scratch, weights| {
+        let watch = |span, scratch: &Scratch, weights: &Weights| {
             let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
             scratch.copy_results(sizes, weights, span, &mut trace);
-        });
+        };
+        let pool = self.pool.clone();
+        let scores = pool.install(|| self.differentiate(batch, &rows, &watch));
         let mut trace = trace.into_inner().unwrap_or_else(PoisonError::into_inner);
         trace.loss = scores.into_iter().map(|(loss, _)| loss).collect();
         trace.gradient.clone_from(&self.gradient);

@@ -68,9 +68,9 @@ impl Weights {
         let transposed = |strips: &mut Strips, from: &[f32]| {
             strips.par_iter_mut().for_each(|(column, width, strip)| transpose_gates(sizes, from, column, width, strip));
         };
-        transposed(&mut self.recurrent_transposed, w.w_h);
-        transposed(&mut self.input_transposed, w.w_x);
-        self.head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
+        let Self { recurrent_transposed, input_transposed, head_transposed, .. } = self;
+        rayon::join(|| transposed(recurrent_transposed, w.w_h), || transposed(input_transposed, w.w_x));
+        head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
             for (unit, row) in w.w_out.chunks_exact(dims.k).enumerate().skip(column).take(width) {
                 for (class, &weight) in row.iter().enumerate() {
                     strip[class * width + unit - column] = weight;
