@@ -95,3 +95,62 @@ fn update<S: Simd>(s: S, numbers: Numbers, gradient: &[f32], parameters: &mut [f
     s.store(v, v_now);
     s.store(parameters, s.fnma(s.splat(numbers.step_size), step, s.load(parameters)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use crate::tensor_file::TensorFile;
+    use std::path::Path;
+
+    /// Runs the 1,000 steps of the golden case with `step`, which updates a state from a gradient, and compares after
+    /// 1, 2, 10 and 1,000 of them.
+    fn golden(name: &str, mut step: impl FnMut(&[f32], &mut State)) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adam_only.safetensors");
+        let file = TensorFile::read(&path, 1 << 20).unwrap();
+        let before = file.f32("p", &[257]).unwrap();
+        let gradients = file.f32("g", &[10, 257]).unwrap();
+        let mut state = State::new(before.to_vec());
+        let mut worst = [0.0f64; 3];
+        for t in 1..=1000 {
+            step(&gradients[(t - 1) % 10 * 257..][..257], &mut state);
+            if ![1, 2, 10, 1000].contains(&t) {
+                continue;
+            }
+            let expected = |tensor: &str| file.f32(&format!("after{t}.{tensor}"), &[257]).unwrap();
+            for (k, (&got, &wanted)) in state.parameters.iter().zip(expected("p")).enumerate() {
+                // Of the way gone, but at least of one step; and the last place of the parameter itself.
+                let way = f64::from(wanted - before[k]).abs().max(0.001);
+                let error = (f64::from(got) - f64::from(wanted)).abs() - f64::from(wanted.abs()) * 1e-7 * t as f64;
+                worst[0] = worst[0].max(error / way);
+            }
+            for (n, (got, wanted)) in [(&state.m, expected("m")), (&state.v, expected("v"))].into_iter().enumerate() {
+                for (&got, &wanted) in got.iter().zip(wanted) {
+                    // Each number by its own size, from 1e-40 to 1e36; subnormal ones have no more than their last place.
+                    let error = (f64::from(got) - f64::from(wanted)).abs() - 1.5e-45 * t as f64;
+                    worst[n + 1] = worst[n + 1].max(error / f64::from(wanted.abs()).max(1e-300));
+                }
+            }
+        }
+        println!("{name}: parameters {:.1e}, m {:.1e}, v {:.1e}", worst[0], worst[1], worst[2]);
+        assert!(worst[0] < 1e-3 && worst[1] < 1e-4 && worst[2] < 1e-4, "{name}: {worst:?}");
+    }
+
+    #[test]
+    fn a_thousand_golden_steps() {
+        let adam = Adam::default();
+        for isa in Isa::available() {
+            golden(isa.name(), |gradient, state| step(isa, &adam, gradient, state));
+        }
+    }
+
+    #[test]
+    fn a_thousand_golden_steps_of_the_reference() {
+        let adam = Adam::default();
+        golden("reference in f32", |gradient, state| {
+            state.step += 1;
+            let State { parameters, m, v, step } = state;
+            reference::adam::step(&adam, *step, gradient, parameters, m, v);
+        });
+    }
+}

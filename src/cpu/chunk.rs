@@ -24,7 +24,8 @@ pub struct Scratch {
     pub h: Vec<f32>,
     /// Cell state, `[T+1,R,H]`; slot 0 is zero.
     pub c: Vec<f32>,
-    /// Gates after their activation, `[U][T,R,4L]`.
+    /// `[U][T,R,4L]`: from the forward pass the gates after their activation, of which the backward pass makes, step by
+    /// step and in place, the gradient `da` by the gates before their activation. (In place, for it is the largest tensor.)
     pub gates: Vec<f32>,
     /// Gradient by the last hidden state, `[R,H]`.
     dh_last: Vec<f32>,

@@ -47,12 +47,14 @@ pub struct CpuEngine {
     weights: Weights,
     /// True while `weights` are those of `state`.
     forward_packed: bool,
-    /// One for each thread: for training and for scoring.
+    /// One for each thread, made at the first training step.
     training: Vec<Mutex<Scratch>>,
+    /// One for each thread.
     scoring: Vec<Mutex<Scratch>>,
+    /// Gradients of each group of chunks, and their sum.
     groups: Vec<Packed>,
     total: Packed,
-    /// Flat.
+    /// The flat gradient.
     gradient: Vec<f32>,
 }
 
@@ -79,8 +81,7 @@ impl CpuEngine {
             .thread_name(|n| format!("cpu-engine-{n}"))
             .build()
             .map_err(|e| Error::usage(format!("--threads {threads}"), e.to_string(), "ask for fewer"))?;
-        let threads = pool.current_num_threads();
-        let each = |training| (0..threads).map(|_| Mutex::new(Scratch::new(sizes, training))).collect();
+        let scoring = (0..pool.current_num_threads()).map(|_| Mutex::new(Scratch::new(sizes, false))).collect();
         let parameters = model.layout().len();
         Ok(Self {
             model,
@@ -92,7 +93,7 @@ impl CpuEngine {
             weights: Weights::new(sizes),
             forward_packed: false,
             training: Vec::new(),
-            scoring: each(false),
+            scoring,
             groups: Vec::new(),
             total: Packed::new(sizes),
             gradient: vec![0.0; parameters],
@@ -108,8 +109,8 @@ impl CpuEngine {
         }
     }
 
-    /// In the pool: leaves the gradient of the mean loss of `rows` in `self.gradient`; returns each row's loss and predicted class.
-    /// `watch` sees every chunk's rows and what was computed for them.
+    /// In the pool: leaves the gradient of the mean loss of `rows` in `self.gradient`; returns each row's loss and
+    /// predicted class. `watch` sees every chunk's rows and what was computed for them.
     fn differentiate(
         &mut self,
         sequences: &Sequences,
