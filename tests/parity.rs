@@ -204,6 +204,20 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
+fn another_state_takes_the_place_of_the_last() {
+    let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
+    let data = dataset(dims, 8);
+    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let before = engine.predict(&data.train).unwrap();
+    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 4))).unwrap();
+    assert_ne!(engine.predict(&data.train).unwrap(), before);
+    engine.set_state(&start(dims)).unwrap();
+    assert_eq!(engine.predict(&data.train).unwrap(), before);
+    engine.train_steps(&[0, 1, 2], 3).unwrap();
+    assert_ne!(engine.predict(&data.train).unwrap(), before, "an update is seen");
+}
+
+#[test]
 fn a_state_comes_back_as_it_went_in() {
     let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
     let mut state = start(dims);
