@@ -275,7 +275,7 @@ fn files_are_fetched_into_a_new_folder_and_stay() {
     let heard = heard.0.into_inner();
     let edges = heard.iter().filter(|line| !line.starts_with("update")).collect::<Vec<_>>();
     let size = packed.len();
-    assert_eq!(edges, [&format!("begin a.gz {size}"), "end", &format!("begin b.gz {size}"), "end"]);
+    assert_eq!(edges, [&format!("begin fetching a.gz {size}"), "end", &format!("begin fetching b.gz {size}"), "end"]);
     assert_eq!(heard.iter().filter(|line| **line == format!("update {size}")).count(), 2);
 
     // Again: everything is there, nobody is asked, nothing is said.

@@ -136,7 +136,7 @@ impl Fetcher {
         self.prepare(dir)?;
         let agent = self.agent();
         for file in missing {
-            progress.begin(&file.name, file.gz_bytes);
+            progress.begin(&format!("fetching {}", file.name), file.gz_bytes);
             let fetched = self.try_mirrors(&agent, file, progress);
             progress.end();
             let path = dir.join(&file.name);

@@ -57,10 +57,10 @@ pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dy
         (Source::Synthetic, None) => Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST)),
         (Source::Mnist, None) => cached_or_fetched(offline, progress),
         (Source::Auto, None) => match cached_or_fetched(offline, progress) {
-            Err(error @ Error::Data { .. } | error @ Error::Io { .. }) => {
+            Err(error @ (Error::Data { .. } | Error::Io { .. })) => {
                 progress.note(&format!(
-                    "note: no MNIST ({}): using built-in synthetic digits instead, whose accuracy is not comparable",
-                    cause(&error)
+                    "note: {}: using built-in synthetic digits, whose accuracy is not comparable with MNIST's",
+                    cause(&error, offline)
                 ));
                 Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST))
             }
@@ -69,11 +69,13 @@ pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dy
     }
 }
 
-/// What went wrong, without what to do about it.
-fn cause(error: &Error) -> String {
+/// Why there is no MNIST, without what to do about it.
+fn cause(error: &Error, offline: bool) -> String {
     match error {
-        Error::Data { place, found, .. } => format!("{place}: {found}"),
-        other => other.to_string(),
+        // Why each mirror failed has been told already.
+        Error::Data { .. } if !offline => "MNIST cannot be fetched".into(),
+        Error::Data { place, found, .. } => format!("no MNIST ({place}: {found})"),
+        other => format!("no MNIST ({other})"),
     }
 }
 
