@@ -1,0 +1,15 @@
+//! The CUDA path, as far as it needs no GPU: the kernels' text, and their compilation by NVRTC when the program runs.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`sources`] | the embedded text of `kernels/`, and its hash |
+//! | [`find`] | where NVRTC may lie |
+//! | [`nvrtc`] | the library, opened when it is needed; compiling |
+//! | [`resources`] | registers, shared memory, spills and occupancy of each kernel |
+//!
+//! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
+
+pub mod find;
+pub mod nvrtc;
+pub mod resources;
+pub mod sources;
