@@ -46,7 +46,8 @@ static_assert(PRODUCT_COLUMNS * PRODUCT_DEPTH % PRODUCT_THREADS == 0, "a whole n
 template <bool TRANSPOSED, int ROWS, int DEPTH, int THREADS>
 DEVICE void load_tile(float (&tile)[DEPTH][ROWS + 1], const float* __restrict__ matrix, size_t stride, int row0,
                       int rows, int k0, int k1, int thread) {
-#pragma unroll
+    // Eight loads on their way at once; more cost registers that the sums need.
+#pragma unroll 8
     for (int n = thread; n < ROWS * DEPTH; n += THREADS) {
         const int row = TRANSPOSED ? n % ROWS : n / DEPTH;
         const int k = TRANSPOSED ? n / ROWS : n % DEPTH;
