@@ -54,6 +54,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Time whole training iterations or evaluation, on data in memory
     Bench(BenchArgs),
+    /// Compile the CUDA kernels, with no GPU, and tell what each takes of a multiprocessor
+    ///
+    /// Needs NVRTC, NVIDIA's run-time compiler: from a CUDA toolkit, from `pip install nvidia-cuda-nvrtc`, or from the file or
+    /// folder that FUSED_LSTM_NVRTC names.
+    Kernels(KernelsArgs),
     /// Write shell completions to standard output
     Completions {
         /// The shell
@@ -313,10 +318,32 @@ pub enum BenchName {
     Infer,
 }
 
+#[derive(Args)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub struct KernelsArgs {
+    /// Architecture to compile for
+    #[arg(long, value_name = "SM", value_parser = architecture, default_value = "sm_90")]
+    pub arch: String,
+    /// Write the text given to the compiler, the PTX and the cubin into this folder
+    #[arg(long, value_name = "DIR")]
+    pub emit: Option<PathBuf>,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A whole number from `low` to `high`.
 fn whole<N: FromStr + PartialOrd + std::fmt::Display>(text: &str, low: N, high: N) -> Result<N, String> {
     let wanted = format!("give a whole number from {low} to {high}");
     text.parse().ok().filter(|n| *n >= low && *n <= high).ok_or(wanted)
+}
+
+/// `sm_90`, `sm_90a`: whether the compiler knows it, it tells itself.
+fn architecture(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sm_").map(|rest| rest.strip_suffix(['a', 'f']).unwrap_or(rest));
+    let good =
+        digits.is_some_and(|digits| (2..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()));
+    if good { Ok(text.into()) } else { Err("give an architecture such as sm_90".into()) }
 }
 
 fn size(text: &str) -> Result<usize, String> {

@@ -38,6 +38,7 @@
 //! | [`engine`] | the seam: what every engine can do |
 //! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |
 //! | [`cpu`] | the fast CPU engine |
+//! | `cuda` | with the feature `cuda`: the kernels of the CUDA engine, compiled when the program runs |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
@@ -47,6 +48,8 @@
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod data;
 pub mod engine;
 pub mod error;

@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> fused_lstm::Result<u8> {
         Some(Command::Data(args)) => commands::data::run(args)?,
         Some(Command::Verify(args)) => return Ok(commands::verify::run(args)),
         Some(Command::Bench(args)) => commands::bench::run(args)?,
+        Some(Command::Kernels(args)) => commands::kernels::run(args)?,
         Some(Command::Completions { shell }) => commands::help::completions(*shell)?,
         Some(Command::Man { dir }) => commands::help::man(dir.as_deref())?,
     }

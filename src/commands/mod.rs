@@ -4,6 +4,7 @@ pub mod bench;
 pub mod data;
 pub mod eval;
 pub mod help;
+pub mod kernels;
 pub mod predict;
 pub mod train;
 pub mod verify;

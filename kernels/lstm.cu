@@ -1,0 +1,172 @@
+// lstm: one time step of the LSTM, forward and backward. Products, bias, activations and cell are one launch.
+//
+// Gates stand in the order i, f, g, o: gate n of unit u is column n · H + u of G = 4H.
+// Tiles are named once here; both kernels use blocks of (LSTM_UNITS, LSTM_GROUPS) threads.
+
+constexpr int GATES = 4;
+constexpr int GATE_I = 0, GATE_F = 1, GATE_G = 2, GATE_O = 3;
+constexpr int LSTM_ROWS = 16;   // rows of the batch in a block
+constexpr int LSTM_UNITS = 32;  // hidden units in a block: a warp reads and writes 32 neighbours
+constexpr int LSTM_DEPTH = 32;  // summands in a tile
+constexpr int LSTM_GROUPS = 8;  // warps
+constexpr int LSTM_THREADS = LSTM_UNITS * LSTM_GROUPS;
+constexpr int LSTM_THREAD_ROWS = LSTM_ROWS / LSTM_GROUPS;  // each thread owns these rows of one unit
+static_assert(LSTM_UNITS == WARP, "a row of threads is a warp");
+static_assert(LSTM_THREAD_ROWS * LSTM_GROUPS == LSTM_ROWS, "threads cover the rows");
+static_assert(LSTM_ROWS * LSTM_DEPTH % LSTM_THREADS == 0, "a whole number of loads for each thread");
+
+// lstm_forward_step
+//
+//     a = x_t · fold + h_{t-1} · W_h                             the bias is in fold, against the 1 at the end of x
+//     i, f, o = sigmoid(a_i), sigmoid(a_f + forget_bias), sigmoid(a_o);  g = tanh(a_g)
+//     c_t = f ∘ c_{t-1} + i ∘ g,   h_t = o ∘ tanh(c_t)
+//
+// Inputs   x       f32 [B,J], step t of x [T,B,J], J = I + 1
+//          fold    f32 [J,G], the folded input weights and, as its last row, the bias
+//          h_prev  f32 [B,H], slot t of h [T+1,B,H]; slot 0 is zero
+//          w_h     f32 [H,G]
+//          c_prev  f32 [B,H], slot t of c [T+1,B,H]; slot 0 is zero
+// Outputs  gates   f32 [B,G], step t of gates [T,B,G], after their activation: saved for backward
+//          c, h    f32 [B,H], slot t + 1: saved for backward
+// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8)
+// Shared   18.6 KB, static
+// Bounds   B, J, H >= 1; B, J below 2^31 - 64, G below 2^31; H at most 32 · 65535
+// Sums     x's summands upwards, then h's, one chain of fused multiply-adds from 0
+// CPU twin reference::lstm::forward
+
+// sum[n][r] += Σ_k rows[row0 + …, k] · weights[k, n · H + unit] for the four gates of this thread's unit.
+DEVICE void add_gate_products(float (&sum)[GATES][LSTM_THREAD_ROWS], float (&tile_rows)[LSTM_DEPTH][LSTM_ROWS + 1],
+                              float (&tile_weights)[LSTM_DEPTH][GATES][LSTM_UNITS + 1], const float* __restrict__ rows,
+                              const float* __restrict__ weights, int B, int K, int H) {
+    const int row0 = blockIdx.x * LSTM_ROWS, unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
+    const int thread = threadIdx.y * LSTM_UNITS + threadIdx.x;
+    for (int k0 = 0; k0 < K; k0 += LSTM_DEPTH) {
+        load_tile<false, LSTM_ROWS, LSTM_DEPTH, LSTM_THREADS>(tile_rows, rows, K, row0, B, k0, K, thread);
+#pragma unroll
+        for (int depth = threadIdx.y; depth < LSTM_DEPTH; depth += LSTM_GROUPS)
+#pragma unroll
+            for (int n = 0; n < GATES; n++) {
+                const bool inside = unit < H && k0 + depth < K;
+                const size_t at = ((size_t)(k0 + depth) * GATES + n) * H + unit;
+                tile_weights[depth][n][threadIdx.x] = inside ? weights[at] : 0.0f;
+            }
+        __syncthreads();
+#pragma unroll 8
+        for (int depth = 0; depth < LSTM_DEPTH; depth++) {
+            float weight[GATES];
+#pragma unroll
+            for (int n = 0; n < GATES; n++) weight[n] = tile_weights[depth][n][threadIdx.x];
+#pragma unroll
+            for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
+                const float row = tile_rows[depth][threadIdx.y + r * LSTM_GROUPS];
+#pragma unroll
+                for (int n = 0; n < GATES; n++) sum[n][r] = fmaf(row, weight[n], sum[n][r]);
+            }
+        }
+        // Nobody may overwrite a tile that another thread still reads.
+        __syncthreads();
+    }
+}
+
+KERNEL(LSTM_THREADS)
+lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, const float* __restrict__ h_prev,
+                  const float* __restrict__ w_h, const float* __restrict__ c_prev, float* __restrict__ gates,
+                  float* __restrict__ c, float* __restrict__ h, int B, int J, int H, float forget_bias) {
+    __shared__ float tile_rows[LSTM_DEPTH][LSTM_ROWS + 1];
+    __shared__ float tile_weights[LSTM_DEPTH][GATES][LSTM_UNITS + 1];
+    float sum[GATES][LSTM_THREAD_ROWS] = {};
+    add_gate_products(sum, tile_rows, tile_weights, x, fold, B, J, H);
+    add_gate_products(sum, tile_rows, tile_weights, h_prev, w_h, B, H, H);
+
+    const int unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
+#pragma unroll
+    for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
+        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y + r * LSTM_GROUPS;
+        if (row >= B || unit >= H) continue;
+        const float i = sigmoid(sum[GATE_I][r]);
+        const float f = sigmoid(sum[GATE_F][r] + forget_bias);
+        const float g = tanhf(sum[GATE_G][r]);
+        const float o = sigmoid(sum[GATE_O][r]);
+        const size_t cell = (size_t)row * H + unit;
+        float* of_row = gates + (size_t)row * GATES * H + unit;
+        of_row[(size_t)GATE_I * H] = i;
+        of_row[(size_t)GATE_F * H] = f;
+        of_row[(size_t)GATE_G * H] = g;
+        of_row[(size_t)GATE_O * H] = o;
+        const float state = fmaf(f, c_prev[cell], i * g);
+        c[cell] = state;
+        h[cell] = o * tanhf(state);
+    }
+}
+
+// lstm_backward_step
+//
+//     dh = da_{t+1} · W_hᵀ           or, at the last step, the head's dh_T
+//     do = dh ∘ tanh(c_t)            dc += dh ∘ o ∘ (1 - tanh²(c_t))
+//     di = dc ∘ g     dg = dc ∘ i    df = dc ∘ c_{t-1}
+//     da = [di∘i(1-i), df∘f(1-f), dg∘(1-g²), do∘o(1-o)]
+//     dc = dc ∘ f
+//
+// Inputs   da_next  f32 [B,G], step t + 1 of da [T,B,G]; null at the last step
+//          dh_last  f32 [B,H], the gradient by h_T; read at the last step only, null elsewhere
+//          w_h      f32 [H,G]
+//          gates    f32 [B,G], step t, as lstm_forward_step saved them
+//          c_prev, c  f32 [B,H], slots t and t + 1
+// In, out  dc       f32 [B,H]: from step t + 1 to step t; not read at the last step, where it is zero
+// Outputs  da       f32 [B,G], step t
+// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8); steps in falling order
+// Shared   6.4 KB, static
+// Bounds   B, H >= 1; B, G below 2^31 - 64; H at most 32 · 65535
+// Sums     columns of da upwards, one chain of fused multiply-adds from 0
+// CPU twin reference::lstm::backward
+
+// sum[r] += Σ_k da_next[row, k] · w_h[unit, k]
+DEVICE void add_recurrent_gradient(float (&sum)[LSTM_THREAD_ROWS], const float* __restrict__ da_next,
+                                   const float* __restrict__ w_h, int B, int H) {
+    __shared__ float tile_da[LSTM_DEPTH][LSTM_ROWS + 1];
+    __shared__ float tile_w[LSTM_DEPTH][LSTM_UNITS + 1];
+    const int row0 = blockIdx.x * LSTM_ROWS, unit0 = blockIdx.y * LSTM_UNITS, G = GATES * H;
+    const int thread = threadIdx.y * LSTM_UNITS + threadIdx.x;
+    for (int k0 = 0; k0 < G; k0 += LSTM_DEPTH) {
+        load_tile<false, LSTM_ROWS, LSTM_DEPTH, LSTM_THREADS>(tile_da, da_next, G, row0, B, k0, G, thread);
+        load_tile<false, LSTM_UNITS, LSTM_DEPTH, LSTM_THREADS>(tile_w, w_h, G, unit0, H, k0, G, thread);
+        __syncthreads();
+#pragma unroll 8
+        for (int depth = 0; depth < LSTM_DEPTH; depth++) {
+            const float weight = tile_w[depth][threadIdx.x];
+#pragma unroll
+            for (int r = 0; r < LSTM_THREAD_ROWS; r++)
+                sum[r] = fmaf(tile_da[depth][threadIdx.y + r * LSTM_GROUPS], weight, sum[r]);
+        }
+        // Nobody may overwrite a tile that another thread still reads.
+        __syncthreads();
+    }
+}
+
+KERNEL(LSTM_THREADS)
+lstm_backward_step(const float* __restrict__ da_next, const float* __restrict__ dh_last,
+                   const float* __restrict__ w_h, const float* __restrict__ gates, const float* __restrict__ c_prev,
+                   const float* __restrict__ c, float* __restrict__ dc, float* __restrict__ da, int B, int H) {
+    const bool last = da_next == nullptr;
+    float dh[LSTM_THREAD_ROWS] = {};
+    // The same for all threads, so that the barriers inside are met by all or by none.
+    if (!last) add_recurrent_gradient(dh, da_next, w_h, B, H);
+
+    const int unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
+#pragma unroll
+    for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
+        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y + r * LSTM_GROUPS;
+        if (row >= B || unit >= H) continue;
+        const size_t cell = (size_t)row * H + unit, first = (size_t)row * GATES * H + unit;
+        const float i = gates[first + (size_t)GATE_I * H], f = gates[first + (size_t)GATE_F * H];
+        const float g = gates[first + (size_t)GATE_G * H], o = gates[first + (size_t)GATE_O * H];
+        const float tanh_c = tanhf(c[cell]);
+        const float d_h = last ? dh_last[cell] : dh[r];
+        const float d_c = fmaf(d_h * o, 1.0f - tanh_c * tanh_c, last ? 0.0f : dc[cell]);
+        da[first + (size_t)GATE_I * H] = d_c * g * i * (1.0f - i);
+        da[first + (size_t)GATE_F * H] = d_c * c_prev[cell] * f * (1.0f - f);
+        da[first + (size_t)GATE_G * H] = d_c * i * (1.0f - g * g);
+        da[first + (size_t)GATE_O * H] = d_h * tanh_c * o * (1.0f - o);
+        dc[cell] = d_c * f;
+    }
+}

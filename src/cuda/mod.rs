@@ -1,0 +1,17 @@
+//! The CUDA path, as far as it needs no GPU: the kernels' text, and their compilation by NVRTC when the program runs.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`sources`] | the embedded text of `kernels/`, and its hash |
+//! | [`find`] | where NVRTC may lie |
+//! | [`nvrtc`] | the library, opened when it is needed; compiling |
+//! | [`kernels`] | all kernels, compiled for one architecture |
+//! | [`resources`] | registers, shared memory, spills and occupancy of each kernel |
+//!
+//! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
+
+pub mod find;
+pub mod kernels;
+pub mod nvrtc;
+pub mod resources;
+pub mod sources;

@@ -1,0 +1,56 @@
+//! The kernels as they are given to the compiler.
+
+use sha2::{Digest, Sha256};
+
+/// All files of `kernels/` in a fixed order, each after a `#line` mark with its name; joined by `build.rs`.
+pub const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.cu"));
+
+/// The text's SHA-256, in hexadecimal: what was compiled from the same text may be kept under it.
+pub fn hash() -> String {
+    Sha256::digest(KERNELS).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Names of the kernels, in the order of the text.
+pub fn names() -> Vec<&'static str> {
+    KERNELS.split("\nKERNEL(").skip(1).filter_map(name_after_bounds).collect()
+}
+
+/// `adam` of `ADAM_THREADS)\nadam(const float* …`.
+fn name_after_bounds(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once(')')?;
+    let (name, _) = after.split_once('(')?;
+    Some(name.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_stand_in_order_under_their_names() {
+        let marks: Vec<_> = KERNELS.lines().filter(|line| line.starts_with("#line")).collect();
+        let files = ["common.cuh", "adam.cu", "gather.cu", "linear.cu", "lstm.cu", "softmax_xent.cu"];
+        assert_eq!(marks, files.map(|file| format!("#line 1 \"kernels/{file}\"")));
+    }
+
+    #[test]
+    fn the_text_holds_to_the_rules_of_the_house() {
+        for forbidden in ["#include", "atomicAdd", "__expf", "__fdividef", "\r"] {
+            assert!(!KERNELS.contains(forbidden), "{forbidden}");
+        }
+        assert_eq!(hash().len(), 64);
+    }
+
+    #[test]
+    fn every_kernel_is_in_the_index() {
+        let index = include_str!("../../kernels/README.md");
+        let names = names();
+        assert!(
+            names.len() > 10 && names.contains(&"lstm_forward_step") && names.contains(&"column_sums"),
+            "{names:?}"
+        );
+        for name in names {
+            assert!(index.contains(&format!("| `{name}` |")), "kernels/README.md does not tell of {name}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The CUDA kernels, compiled for every architecture with no GPU.
+//!
+//! Needs NVRTC (see `fused_lstm::cuda::find`). Where there is none, the tests that compile say that they are skipped, and
+//! fail if `REQUIRE_NVRTC` is set.
+
+mod support;
+
+use fused_lstm::cuda::find;
+use fused_lstm::cuda::kernels::Kernels;
+use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::resources::Resources;
+use fused_lstm::cuda::sources;
+use fused_lstm::{Error, Result};
+use std::fs;
+use std::path::Path;
+use support::{Folder, Run, program, run};
+
+/// Every family of GPUs from Turing on.
+const ARCHITECTURES: [&str; 7] = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
+
+/// Registers of a multiprocessor: a block must not need more.
+const REGISTERS: u32 = 64 * 1024;
+
+/// Shared memory that a block may have without asking for more, on every GPU.
+const SHARED: u32 = 48 * 1024;
+
+/// The compiler; none where there is none and none is required.
+fn nvrtc() -> Option<Nvrtc> {
+    match Nvrtc::open() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(error) => {
+            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// The log of a compiler that rejects `source`.
+fn log_of(nvrtc: &Nvrtc, source: &str, target: &Target) -> String {
+    match nvrtc.compile(source, "kernels.cu", target) {
+        Err(Error::Failed(log)) => log,
+        other => panic!("{:?}", other.map(|compiled| compiled.log)),
+    }
+}
+
+// ---- with NVRTC ----
+
+fn check_resources(kernel: &Resources, architecture: &str) {
+    let Resources { registers, threads, shared, .. } = *kernel;
+    assert!(registers > 0 && threads > 0, "not read: {kernel:?}");
+    assert_eq!((kernel.spill_stores, kernel.spill_loads, kernel.stack), (0, 0, 0), "{architecture}: {kernel:?}");
+    // A warp gets its registers in portions of 256.
+    let of_block = threads.div_ceil(32) * (registers * 32).next_multiple_of(256);
+    assert!(of_block <= REGISTERS, "{architecture}: {kernel:?}");
+    assert!(shared <= SHARED, "{architecture}: {kernel:?}");
+}
+
+#[test]
+fn every_kernel_keeps_to_the_resources_of_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut names = sources::names();
+    names.sort();
+    for architecture in ARCHITECTURES {
+        let kernels = Kernels::compile(&nvrtc, architecture).unwrap();
+        let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
+        assert_eq!(compiled, names, "{architecture}");
+        assert!(kernels.cubin.starts_with(b"\x7fELF"), "{architecture}");
+        for kernel in &kernels.resources {
+            check_resources(kernel, architecture);
+            let occupancy = kernels.occupancy(kernel).expect("the limits of these architectures are known");
+            assert!(occupancy.blocks >= 2, "{architecture}: {kernel:?} {occupancy:?}");
+        }
+    }
+}
+
+#[test]
+fn ptx_has_no_float_atomics_and_no_fast_math() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let ptx = Kernels::compile(&nvrtc, "sm_75").unwrap().ptx;
+    for instruction in ["\tatom.", "\tred.", "tanh.approx", "div.approx", "div.full", "sqrt.approx"] {
+        assert!(!ptx.contains(instruction), "{instruction}");
+    }
+    for instruction in ["fma.rn.f32", "div.rn.f32", "sqrt.rn.f32", "bar.sync", "shfl.sync"] {
+        assert!(ptx.contains(instruction), "{instruction}");
+    }
+}
+
+#[test]
+fn a_mistake_is_told_with_our_file_and_line() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for (file, line_above) in [
+        ("kernels/adam.cu", "constexpr int ADAM_THREADS = 256;\n"),
+        ("kernels/lstm.cu", "constexpr int GATES = 4;\n"),
+        ("kernels/softmax_xent.cu", "constexpr int METRICS_THREADS = 256;\n"),
+    ] {
+        let own = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let before = own.split_once(line_above).expect("the line stands in the file").0;
+        let line = before.matches('\n').count() + 2;
+        let planted = sources::KERNELS.replacen(line_above, &format!("{line_above}int planted = ;\n"), 1);
+        for target in [Target::Cubin("sm_90".into()), Target::Ptx("compute_75".into())] {
+            let log = log_of(&nvrtc, &planted, &target);
+            assert!(log.contains(&format!("{file}({line}): error")), "{file} {line}: {log}");
+            assert!(log.contains(target.architecture()), "{log}");
+        }
+    }
+}
+
+#[test]
+fn too_much_shared_memory_is_told() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let source = "#line 1 \"kernels/big.cu\"\nextern \"C\" __global__ void big(float* out) {\n  \
+                  __shared__ float tile[16384];\n  tile[threadIdx.x] = 1.0f;\n  __syncthreads();\n  \
+                  out[threadIdx.x] = tile[threadIdx.x ^ 1];\n}\n";
+    let log = log_of(&nvrtc, source, &Target::Cubin("sm_90".into()));
+    assert!(log.contains("too much shared data"), "{log}");
+}
+
+#[test]
+fn an_architecture_it_does_not_know_is_refused() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let error = Kernels::compile(&nvrtc, "sm_20").unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("sm_20") && error.to_string().contains("sm_90"), "{error}");
+}
+
+#[test]
+fn the_command_prints_a_table_or_json_and_writes_files() {
+    if nvrtc().is_none() {
+        return;
+    }
+    let folder = Folder::new();
+    let table = folder.run_plain("kernels --arch sm_80 --emit @made").succeeds();
+    assert!(table.out.lines().any(|line| line.starts_with("lstm_forward_step ")), "{table:#?}");
+    assert_eq!(support::names(&folder.path("made")), ["kernels.cu", "kernels.sm_80.cubin", "kernels.sm_80.ptx"]);
+    assert_eq!(fs::read_to_string(folder.path("made/kernels.cu")).unwrap(), sources::KERNELS);
+
+    let json = run(&["kernels", "--json"]).succeeds().json();
+    assert_eq!((json.len(), json[0]["arch"].as_str()), (1, Some("sm_90")));
+    assert_eq!(json[0]["sources_sha256"].as_str(), Some(sources::hash().as_str()));
+    let kernels = json[0]["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), sources::names().len());
+    assert!(kernels.iter().all(|kernel| kernel["spill_loads"] == 0 && kernel["occupancy"].as_f64() > Some(0.0)));
+
+    fs::write(folder.path("file"), "").unwrap();
+    folder.run_plain("kernels --emit @file").fails_in_one_line(1, &["file", "cannot create the folder"]);
+    run(&["kernels", "--arch", "sm_20"]).fails_in_one_line(2, &["--arch sm_20", "choose one of sm_75"]);
+}
+
+// ---- without NVRTC ----
+
+fn open(place: &Path) -> Result<Nvrtc> {
+    Nvrtc::open_first(&find::named(place))
+}
+
+#[test]
+fn a_missing_library_is_an_error_that_lists_the_places() {
+    let folder = Folder::new();
+    let place = folder.path("nowhere");
+    let error = open(&place).err().expect("there is no library");
+    assert!(matches!(error, Error::Device { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains(place.to_str().unwrap()) && text.contains("pip install nvidia-cuda-nvrtc"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_library_is_named() {
+    let folder = Folder::new();
+    let file = folder.path("libnvrtc.so.13");
+    for content in ["", "not a library"] {
+        fs::write(&file, content).unwrap();
+        for place in [&file, file.parent().unwrap()] {
+            let error = open(place).err().expect("that is no library");
+            assert_eq!(error.exit_code(), 4);
+            assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_command_tells_of_a_missing_library_in_one_line() {
+    let folder = Folder::new();
+    let place = folder.text("nowhere");
+    let run = Run::new(program().arg("kernels").env("FUSED_LSTM_NVRTC", &place).output().unwrap());
+    run.fails_in_one_line(4, &[&place, "pip install nvidia-cuda-nvrtc"]);
+}
