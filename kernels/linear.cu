@@ -23,7 +23,7 @@
 // Inputs   a, b  f32, shapes above, dense and row-major;  bias f32 [N], may be null, and must be where S > 1
 // Outputs  c     f32 [S,M,N]
 // Launch   grid (ceil(M / 32), ceil(N / 64), S), block 128
-// Shared   12.5 KB, static
+// Shared   12,544 bytes, static
 // Bounds   M, N, K, chunk >= 1 and below 2^31 - 64; N at most 64 · 65535; S at most 65535 and ceil(K / chunk)
 // Sums     k upwards with fused multiply-adds from 0, then the bias; parts z upwards. The tile shapes change no bit
 // CPU twin reference::linear
@@ -145,7 +145,7 @@ KERNEL(SUM_THREADS) sum_parts(const float* __restrict__ parts, float* __restrict
 //
 // Inputs   a f32 [M,N]          Outputs  c f32 [N]
 // Launch   grid ceil(N / 32), block (32, 8)
-// Shared   1 KB, static
+// Shared   1,024 bytes, static
 // Bounds   M, N >= 1; N below 2^31 - 32
 // Sums     thread row y adds the rows y, y + 8, …; then the eight sums, y upwards
 // CPU twin the bias in reference::linear::backward_weights

@@ -29,7 +29,7 @@ static_assert(LSTM_ROWS * LSTM_DEPTH % LSTM_THREADS == 0, "a whole number of loa
 // Outputs  gates   f32 [B,G], step t of gates [T,B,G], after their activation: saved for backward
 //          c, h    f32 [B,H], slot t + 1: saved for backward
 // Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8)
-// Shared   18.6 KB, static
+// Shared   19,072 bytes, static
 // Bounds   B, J, H >= 1; B, J below 2^31 - 64, G below 2^31; H at most 32 · 65535
 // Sums     x's summands upwards, then h's, one chain of fused multiply-adds from 0
 // CPU twin reference::lstm::forward
@@ -115,7 +115,7 @@ lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, c
 // In, out  dc       f32 [B,H]: from step t + 1 to step t; not read at the last step, where it is zero
 // Outputs  da       f32 [B,G], step t
 // Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8); steps in falling order
-// Shared   6.4 KB, static
+// Shared   6,400 bytes, static
 // Bounds   B, H >= 1; B, G below 2^31 - 64; H at most 32 · 65535
 // Sums     columns of da upwards, one chain of fused multiply-adds from 0
 // CPU twin reference::lstm::backward
