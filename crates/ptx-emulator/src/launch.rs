@@ -1,0 +1,405 @@
+//! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
+
+use crate::exec::{LANES, Machine, Stop, Warp};
+use crate::memory::Memory;
+use crate::parse::{Kernel, Module};
+use crate::report::{Error, Finding, Kind, Report};
+use crate::shadow::{BlockOrder, Shadow, join};
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// A whole number of 32 bits.
+    U32(u32),
+    /// A whole number of 32 bits with a sign.
+    S32(i32),
+    /// A number of 32 bits.
+    F32(f32),
+    /// A whole number of 64 bits, or the address of a buffer.
+    U64(u64),
+    /// A number of 64 bits.
+    F64(f64),
+}
+
+impl Arg {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Arg::U32(value) => value.to_le_bytes().to_vec(),
+            Arg::S32(value) => value.to_le_bytes().to_vec(),
+            Arg::F32(value) => value.to_le_bytes().to_vec(),
+            Arg::U64(value) => value.to_le_bytes().to_vec(),
+            Arg::F64(value) => value.to_le_bytes().to_vec(),
+        }
+    }
+}
+
+/// How a launch is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The order of blocks and warps: 0 runs them in turn, any other number shuffles them. A right kernel gives the
+    /// same bits under every schedule.
+    pub seed: u64,
+    /// Whether races and uninitialised reads are looked for. Bounds and alignment always are.
+    pub sanitize: bool,
+    /// The most instructions that all warps together may run.
+    pub max_steps: u64,
+    /// The most bytes of shared memory that a block may have.
+    pub max_shared: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { seed: 0, sanitize: true, max_steps: 1 << 32, max_shared: 227 * 1024 }
+    }
+}
+
+/// What a launch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Instructions, counted once per warp.
+    pub warp_instructions: u64,
+    /// Instructions, counted once per lane that ran them.
+    pub lane_instructions: u64,
+}
+
+/// The shape of a launch: blocks, threads of a block, bytes of dynamic shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Blocks (x, y, z).
+    pub grid: [u32; 3],
+    /// Threads of a block (x, y, z).
+    pub block: [u32; 3],
+    /// Bytes of shared memory for the `extern` array.
+    pub dynamic_shared: u32,
+}
+
+/// A barrier of the block.
+#[derive(Default)]
+struct Barrier {
+    /// Threads that have arrived, and that it takes.
+    arrived: u32,
+    expected: u32,
+    clock: Vec<u32>,
+    fenced: Vec<u32>,
+}
+
+/// A stream of random numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64 + 1) as usize);
+        }
+    }
+}
+
+impl Module {
+    /// Runs a kernel to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Launch`] when it cannot start, [`Error::Kernel`] with a report at the first bug found. What the kernel
+    /// wrote before stays written.
+    pub fn launch(
+        &self,
+        kernel: &str,
+        shape: &Shape,
+        args: &[Arg],
+        memory: &mut Memory,
+        options: &Options,
+    ) -> Result<Stats, Error> {
+        let Some(kernel) = self.kernel(kernel) else {
+            return Err(Error::Launch(format!("there is no kernel {kernel}")));
+        };
+        let params = gather(kernel, args)?;
+        let (blocks, threads) = check_shape(kernel, shape, options)?;
+        let first_block = memory.blocks_so_far + 1;
+        let Some(last) = memory.blocks_so_far.checked_add(blocks) else {
+            return Err(Error::Launch("too many blocks for one memory's life".to_string()));
+        };
+        memory.blocks_so_far = last;
+        let shared = (kernel.shared + shape.dynamic_shared) as usize;
+        let warps = threads.div_ceil(LANES as u32) as usize;
+        let mut shared_shadow = Shadow::new(shared);
+        if options.sanitize {
+            shared_shadow.start_launch(warps);
+            memory.buffers.iter_mut().for_each(|buffer| buffer.shadow.start_launch(warps));
+        }
+        let machine = Machine {
+            kernel,
+            memory,
+            params,
+            shared: vec![0xff; shared],
+            shared_shadow,
+            sanitize: options.sanitize,
+            order: BlockOrder::default(),
+            first_block,
+            block: first_block,
+            steps: 0,
+            lane_steps: 0,
+        };
+        Launch { module: self, shape, options, machine, warps: new_warps(kernel, warps), random: Random(options.seed) }
+            .run(blocks, threads)
+    }
+}
+
+/// The parameter block of a kernel.
+fn gather(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u8>, Error> {
+    if args.len() != kernel.params.len() {
+        let (name, wants) = (&kernel.name, kernel.params.len());
+        return Err(Error::Launch(format!("{name} takes {wants} arguments, not {}", args.len())));
+    }
+    let mut bytes = vec![0; kernel.params.last().map_or(0, |p| (p.offset + p.size) as usize)];
+    for (param, arg) in kernel.params.iter().zip(args) {
+        let value = arg.bytes();
+        if value.len() != param.size as usize {
+            let (name, size) = (&param.name, param.size);
+            return Err(Error::Launch(format!("{name} has {size} bytes, the argument {arg:?} has {}", value.len())));
+        }
+        bytes[param.offset as usize..][..value.len()].copy_from_slice(&value);
+    }
+    Ok(bytes)
+}
+
+/// The number of blocks and of threads per block.
+fn check_shape(kernel: &Kernel, shape: &Shape, options: &Options) -> Result<(u32, u32), Error> {
+    let product = |sizes: [u32; 3]| sizes.iter().try_fold(1u32, |product, size| product.checked_mul(*size));
+    let name = &kernel.name;
+    let Some(blocks) = product(shape.grid).filter(|blocks| *blocks > 0) else {
+        return Err(Error::Launch(format!("{name}: a grid of {:?} blocks", shape.grid)));
+    };
+    let most = kernel.max_threads.unwrap_or(1024).min(1024);
+    let Some(threads) = product(shape.block).filter(|threads| (1..=most).contains(threads)) else {
+        return Err(Error::Launch(format!("{name}: {:?} threads per block, at most {most} can be", shape.block)));
+    };
+    let shared = kernel.shared.saturating_add(shape.dynamic_shared);
+    if shared > options.max_shared {
+        let most = options.max_shared;
+        return Err(Error::Launch(format!("{name}: {shared} bytes of shared memory, at most {most} can be")));
+    }
+    Ok((blocks, threads))
+}
+
+fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
+    let bank = &kernel.registers;
+    let new = |index| Warp {
+        index,
+        r: vec![[0; LANES]; bank.r as usize],
+        d: vec![[0; LANES]; bank.d as usize],
+        p: vec![0; bank.p as usize],
+        pc: [0; LANES],
+        alive: 0,
+        blocked: 0,
+        waits: None,
+        clock: vec![0; count],
+        fenced: vec![0; count],
+        local: vec![0xff; kernel.local as usize * LANES],
+        local_written: vec![false; kernel.local as usize * LANES],
+    };
+    (0..count).map(new).collect()
+}
+
+struct Launch<'a> {
+    module: &'a Module,
+    shape: &'a Shape,
+    options: &'a Options,
+    machine: Machine<'a>,
+    warps: Vec<Warp>,
+    random: Random,
+}
+
+impl Launch<'_> {
+    fn run(mut self, blocks: u32, threads: u32) -> Result<Stats, Error> {
+        let mut order: Vec<u32> = (0..blocks).collect();
+        if self.options.seed != 0 {
+            self.random.shuffle(&mut order);
+        }
+        for (number, block) in order.into_iter().enumerate() {
+            let [x, y, _] = self.shape.grid;
+            let at = [block % x, block / x % y, block / x / y];
+            self.machine.block = self.machine.first_block + number as u32;
+            self.machine.shared.fill(0xff);
+            for warp in &mut self.warps {
+                reset(warp, self.machine.kernel, self.shape, at, threads);
+            }
+            self.run_block(at, threads)?;
+        }
+        Ok(Stats { warp_instructions: self.machine.steps, lane_instructions: self.machine.lane_steps })
+    }
+
+    fn run_block(&mut self, at: [u32; 3], threads: u32) -> Result<(), Error> {
+        let mut barriers: [Barrier; 16] = Default::default();
+        let mut order: Vec<usize> = (0..self.warps.len()).collect();
+        loop {
+            if self.options.seed != 0 {
+                self.random.shuffle(&mut order);
+            }
+            let mut ran = false;
+            for &index in &order {
+                if self.warps[index].alive == 0 || self.warps[index].waits.is_some() {
+                    continue;
+                }
+                ran = true;
+                let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
+                let stop = match self.machine.run(&mut self.warps[index], slice) {
+                    Ok(stop) => stop,
+                    Err(finding) => return Err(self.report(finding, index, at)),
+                };
+                if let Stop::Barrier { id, count, wait } = stop {
+                    self.arrive(&mut barriers, index, (id, count, wait), threads)
+                        .map_err(|finding| self.report(finding, index, at))?;
+                }
+                if self.machine.steps > self.options.max_steps {
+                    let detail = format!("after {} warp instructions", self.machine.steps);
+                    return Err(self.report(first_lane(&self.warps[index], Kind::StepLimit, detail), index, at));
+                }
+            }
+            if !ran {
+                return self.rest(&barriers, at);
+            }
+        }
+    }
+
+    /// A warp arrives at a barrier; the last one lets all go on, each with the others' work in its past.
+    fn arrive(
+        &mut self,
+        barriers: &mut [Barrier; 16],
+        index: usize,
+        (id, count, wait): (u32, Option<u32>, bool),
+        threads: u32,
+    ) -> Result<(), Finding> {
+        let warp = &mut self.warps[index];
+        let whole = threads.next_multiple_of(LANES as u32);
+        let expected = count.unwrap_or(whole);
+        let bad = |warp: &Warp, detail| Err(first_lane(warp, Kind::BadOperand, detail));
+        // The report names the barrier, which the warp has just passed.
+        let Some(barrier) = barriers.get_mut(id as usize) else {
+            return bad(warp, format!("there is no barrier {id}"));
+        };
+        if expected == 0 || expected % LANES as u32 != 0 || expected > whole {
+            return bad(warp, format!("a count of {expected} threads in a block of {threads}"));
+        }
+        if barrier.arrived > 0 && barrier.expected != expected {
+            return bad(warp, format!("{expected} threads expected here, {} by another warp", barrier.expected));
+        }
+        barrier.expected = expected;
+        barrier.arrived += LANES as u32;
+        join(&mut barrier.clock, &warp.clock);
+        join(&mut barrier.fenced, &warp.fenced);
+        if wait {
+            warp.waits = Some(id);
+        } else {
+            warp.clock[index] += 1;
+        }
+        if barrier.arrived >= barrier.expected {
+            let done = std::mem::take(barrier);
+            for warp in self.warps.iter_mut().filter(|warp| warp.waits == Some(id)) {
+                warp.waits = None;
+                join(&mut warp.clock, &done.clock);
+                join(&mut warp.fenced, &done.fenced);
+                warp.clock[warp.index] += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// No warp can run: the block has ended, or those that are left wait in vain.
+    fn rest(&self, barriers: &[Barrier; 16], at: [u32; 3]) -> Result<(), Error> {
+        let waiting: Vec<&Warp> = self.warps.iter().filter(|warp| warp.alive != 0).collect();
+        let Some(first) = waiting.first() else { return Ok(()) };
+        let id = first.waits.unwrap_or(0);
+        let barrier = &barriers[id as usize];
+        let others_wait = waiting.iter().any(|warp| warp.waits != first.waits);
+        let (kind, why) = if others_wait {
+            (Kind::Deadlock, "the others wait at other barriers")
+        } else {
+            (Kind::DivergentBarrier, "the others have exited")
+        };
+        let detail = format!("{} of {} threads at barrier {id}, {why}", barrier.arrived, barrier.expected);
+        Err(self.report(first_lane(first, kind, detail), first.index, at))
+    }
+
+    fn report(&self, finding: Finding, index: usize, block: [u32; 3]) -> Error {
+        let warp = &self.warps[index];
+        let kernel = self.machine.kernel;
+        // A warp that waits at a barrier already points behind it.
+        let past = warp.waits.is_some() || finding.kind == Kind::BadOperand;
+        let pc = warp.at(finding.lane).saturating_sub(u32::from(past)) as usize;
+        let instruction = &kernel.code[pc.min(kernel.code.len() - 1)];
+        let [x, y, _] = self.shape.block;
+        let thread = index as u32 * LANES as u32 + finding.lane;
+        Error::Kernel(Box::new(Report {
+            kind: finding.kind,
+            kernel: kernel.name.clone(),
+            file: self.module.files.get(&instruction.file).cloned(),
+            line: instruction.line,
+            opcode: kernel.opcodes[instruction.name as usize].clone(),
+            block,
+            thread: [thread % x, thread / x % y, thread / x / y],
+            detail: finding.detail,
+        }))
+    }
+}
+
+/// A finding laid to a warp's first living lane.
+fn first_lane(warp: &Warp, kind: Kind, detail: String) -> Finding {
+    Finding { kind, lane: warp.alive.trailing_zeros() % LANES as u32, detail }
+}
+
+/// A warp as it is at the start of its block.
+fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads: u32) {
+    let start = (warp.index * LANES) as u32;
+    let count = (threads - start).min(LANES as u32);
+    warp.alive = u32::MAX >> (LANES as u32 - count);
+    (warp.pc, warp.blocked, warp.waits) = ([0; LANES], 0, None);
+    warp.clock.fill(0);
+    warp.clock[warp.index] = 1;
+    warp.fenced.fill(0);
+    warp.local.fill(0xff);
+    warp.local_written.fill(false);
+    // Registers start as nonsense, so that none is zero by accident.
+    warp.r.fill([u32::MAX; LANES]);
+    warp.d.fill([u64::MAX; LANES]);
+    warp.p.fill(0xaaaa_aaaa);
+    let bank = &kernel.registers;
+    bank.constants32.iter().for_each(|(slot, value)| warp.r[*slot as usize] = [*value; LANES]);
+    bank.constants64.iter().for_each(|(slot, value)| warp.d[*slot as usize] = [*value; LANES]);
+    bank.constants_pred.iter().for_each(|(slot, value)| warp.p[*slot as usize] = if *value { u32::MAX } else { 0 });
+    for (slot, name) in &bank.special {
+        warp.r[*slot as usize] = std::array::from_fn(|lane| special(name, shape, at, start, lane as u32));
+    }
+}
+
+/// The value of a special register in a lane.
+fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u32 {
+    let thread = start + lane;
+    let [x, y, _] = shape.block;
+    let tid = [thread % x, thread / x % y, thread / x / y];
+    let axis = match name.as_bytes().last() {
+        Some(b'y') => 1,
+        Some(b'z') => 2,
+        _ => 0,
+    };
+    match name.split('.').next().unwrap_or(name) {
+        "%tid" => tid[axis],
+        "%ntid" => shape.block[axis],
+        "%ctaid" => at[axis],
+        "%nctaid" => shape.grid[axis],
+        "%laneid" => lane,
+        "%warpid" => start / LANES as u32,
+        "%lanemask_eq" => 1 << lane,
+        "%lanemask_lt" => (1 << lane) - 1,
+        "%lanemask_le" => u32::MAX >> (31 - lane),
+        "%lanemask_gt" => !(u32::MAX >> (31 - lane)),
+        _ => !((1 << lane) - 1),
+    }
+}

@@ -1,0 +1,504 @@
+//! The instruction forms after decoding: what the executor runs, with register slots in place of names.
+//!
+//! There are three banks of registers. `R` slots hold 32 bits per lane (and 8 and 16 bits, zero-extended), `D` slots
+//! 64 bits per lane, `P` slots one bit per lane, so that a predicate is a mask of the warp. Constants and special
+//! registers are slots too, filled before the first instruction.
+
+/// A slot of 32 bits per lane.
+pub(crate) type R = u32;
+/// A slot of 64 bits per lane.
+pub(crate) type D = u32;
+/// A slot of one bit per lane.
+pub(crate) type P = u32;
+
+/// A slot of the 32-bit or of the 64-bit bank.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Slot {
+    R(R),
+    D(D),
+}
+
+/// A scalar type of PTX, as far as a conversion or comparison cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    U8,
+    U16,
+    U32,
+    U64,
+    S8,
+    S16,
+    S32,
+    S64,
+    F32,
+    F64,
+}
+
+/// How a result is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    Nearest,
+    Zero,
+    Down,
+    Up,
+}
+
+/// A conversion.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convert {
+    pub to: Type,
+    pub from: Type,
+    pub round: Rounding,
+    /// From float to the nearest whole number of the same type (`cvt.rni.f32.f32`).
+    pub whole: bool,
+    pub saturate: bool,
+    pub ftz: bool,
+}
+
+/// One source, 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Un32 {
+    Not,
+    Not16,
+    NegInt,
+    NegFloat,
+    AbsInt,
+    AbsFloat,
+    Sqrt,
+    Reciprocal,
+    RsqrtApprox,
+    Exp2Approx,
+    Log2Approx,
+    TanhApprox,
+    SinApprox,
+    CosApprox,
+    PopCount,
+    LeadingZeros,
+    ReverseBits,
+}
+
+/// Two sources, 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bin32 {
+    AddInt,
+    SubInt,
+    MulLow,
+    MulHighSigned,
+    MulHighUnsigned,
+    DivSigned,
+    DivUnsigned,
+    RemSigned,
+    RemUnsigned,
+    MinSigned,
+    MaxSigned,
+    MinUnsigned,
+    MaxUnsigned,
+    And,
+    Or,
+    Xor,
+    Shl,
+    ShrSigned,
+    ShrUnsigned,
+    Add16,
+    Sub16,
+    MulLow16,
+    Shl16,
+    ShrSigned16,
+    ShrUnsigned16,
+    AddFloat,
+    SubFloat,
+    MulFloat,
+    DivFloat,
+    MinFloat,
+    MaxFloat,
+    CopySign,
+}
+
+/// Two sources, 64 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bin64 {
+    AddInt,
+    SubInt,
+    MulLow,
+    MulHighSigned,
+    MulHighUnsigned,
+    DivSigned,
+    DivUnsigned,
+    RemSigned,
+    RemUnsigned,
+    MinSigned,
+    MaxSigned,
+    MinUnsigned,
+    MaxUnsigned,
+    And,
+    Or,
+    Xor,
+    AddFloat,
+    SubFloat,
+    MulFloat,
+    DivFloat,
+    MinFloat,
+    MaxFloat,
+}
+
+/// One source, 64 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Un64 {
+    Not,
+    NegInt,
+    AbsInt,
+    NegFloat,
+    AbsFloat,
+    Sqrt,
+    Reciprocal,
+}
+
+/// A shift of 64 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shift {
+    Left,
+    RightSigned,
+    RightUnsigned,
+}
+
+/// Three sources, 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tern32 {
+    MadLow,
+    MadHighSigned,
+    MadHighUnsigned,
+    ExtractSigned,
+    ExtractUnsigned,
+    Permute,
+    FunnelLeftWrap,
+    FunnelRightWrap,
+    /// `lop3` with its table.
+    Logic3(u8),
+}
+
+/// How two values are compared. The `..Or` forms of floats are true when a source is NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compare {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    EqOr,
+    NeOr,
+    LtOr,
+    LeOr,
+    GtOr,
+    GeOr,
+    BothNumbers,
+    AnyNan,
+}
+
+/// Logic of two predicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logic {
+    And,
+    Or,
+    Xor,
+}
+
+/// A predicate source, possibly negated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pred {
+    pub slot: P,
+    pub negate: bool,
+}
+
+/// Where an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    Global,
+    Shared,
+    Local,
+    /// The address itself says which of the others.
+    Generic,
+}
+
+/// An address: a slot plus a fixed offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    pub base: Slot,
+    pub offset: i64,
+}
+
+/// A load or store of one to four elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    pub space: Space,
+    /// Bytes of an element.
+    pub size: u32,
+    /// A loaded element smaller than its register is extended by its sign.
+    pub signed: bool,
+    pub count: u32,
+    pub slots: [Slot; 4],
+    pub address: Address,
+}
+
+/// What an atomic does with the old value and its operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Atomic {
+    Add,
+    AddFloat,
+    MinSigned,
+    MinUnsigned,
+    MaxSigned,
+    MaxUnsigned,
+    And,
+    Or,
+    Xor,
+    Inc,
+    Dec,
+    Exchange,
+    CompareExchange,
+}
+
+/// Which lane a shuffle reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shuffle {
+    Index,
+    Up,
+    Down,
+    Butterfly,
+}
+
+/// What a vote gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vote {
+    Any,
+    All,
+    Uniform,
+    Ballot(R),
+}
+
+/// One decoded instruction.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Nop,
+    Mov32 {
+        d: R,
+        a: R,
+    },
+    Mov64 {
+        d: D,
+        a: D,
+    },
+    MovPred {
+        d: P,
+        a: Pred,
+    },
+    Un32 {
+        op: Un32,
+        ftz: bool,
+        d: R,
+        a: R,
+    },
+    Un64 {
+        op: Un64,
+        d: D,
+        a: D,
+    },
+    Bin32 {
+        op: Bin32,
+        ftz: bool,
+        d: R,
+        a: R,
+        b: R,
+    },
+    Bin64 {
+        op: Bin64,
+        d: D,
+        a: D,
+        b: D,
+    },
+    Shift64 {
+        op: Shift,
+        d: D,
+        a: D,
+        b: R,
+    },
+    Tern32 {
+        op: Tern32,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    MadLow64 {
+        d: D,
+        a: D,
+        b: D,
+        c: D,
+    },
+    Fma32 {
+        ftz: bool,
+        saturate: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    /// Sum, product or fused product-sum that is not rounded to nearest.
+    Directed {
+        round: Rounding,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Fma64 {
+        d: D,
+        a: D,
+        b: D,
+        c: D,
+    },
+    MulWide {
+        signed: bool,
+        d: D,
+        a: R,
+        b: R,
+    },
+    MadWide {
+        signed: bool,
+        d: D,
+        a: R,
+        b: R,
+        c: D,
+    },
+    MulWide16 {
+        signed: bool,
+        d: R,
+        a: R,
+        b: R,
+    },
+    InsertBits {
+        d: R,
+        a: R,
+        b: R,
+        position: R,
+        length: R,
+    },
+    Convert {
+        how: Convert,
+        d: Slot,
+        a: Slot,
+    },
+    Pack {
+        d: D,
+        low: R,
+        high: R,
+    },
+    Unpack {
+        low: Option<R>,
+        high: Option<R>,
+        a: D,
+    },
+    Pack16 {
+        d: R,
+        low: R,
+        high: R,
+    },
+    Unpack16 {
+        low: Option<R>,
+        high: Option<R>,
+        a: R,
+    },
+    Compare {
+        how: Compare,
+        ty: Type,
+        ftz: bool,
+        d: P,
+        other: Option<P>,
+        a: Slot,
+        b: Slot,
+        with: Option<(Logic, Pred)>,
+    },
+    Select32 {
+        d: R,
+        a: R,
+        b: R,
+        p: Pred,
+    },
+    Select64 {
+        d: D,
+        a: D,
+        b: D,
+        p: Pred,
+    },
+    PredLogic {
+        op: Logic,
+        d: P,
+        a: Pred,
+        b: Pred,
+    },
+    /// A move between an address of one space and a generic one.
+    Window {
+        d: Slot,
+        a: Slot,
+        add: u64,
+    },
+    LoadParam {
+        size: u32,
+        signed: bool,
+        slots: [Slot; 4],
+        count: u32,
+        offset: u32,
+    },
+    Load(Access),
+    Store(Access),
+    Atomic {
+        op: Atomic,
+        access: Access,
+        operand: Slot,
+        swap: Slot,
+        wants_old: bool,
+    },
+    Branch(u32),
+    Exit,
+    /// A barrier of the block: its number, its count of threads (all when absent), whether the warp waits.
+    Barrier {
+        id: R,
+        count: Option<R>,
+        wait: bool,
+    },
+    WarpBarrier {
+        mask: R,
+    },
+    Shuffle {
+        how: Shuffle,
+        d: R,
+        valid: Option<P>,
+        a: R,
+        b: R,
+        c: R,
+        mask: R,
+    },
+    Vote {
+        how: Vote,
+        d: P,
+        a: Pred,
+        mask: R,
+    },
+    ActiveMask {
+        d: R,
+    },
+    Fence,
+}
+
+/// A decoded instruction with its guard and its place in the source.
+#[derive(Clone, Debug)]
+pub(crate) struct Instruction {
+    pub op: Op,
+    /// Lanes for which this predicate is false do nothing.
+    pub guard: Option<Pred>,
+    /// Line of the source, or of the PTX text where there is no line information.
+    pub line: u32,
+    /// Number of the source file; 0 without line information.
+    pub file: u32,
+    /// The full opcode: an index into the kernel's names.
+    pub name: u32,
+}
