@@ -156,7 +156,7 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
         Bin32::MulLow16 => a.wrapping_mul(b) & 0xffff,
         Bin32::Shl16 => a.checked_shl(b).unwrap_or(0) & 0xffff,
         Bin32::ShrSigned16 => (i32::from(a as i16) >> b.min(15)) as u32 & 0xffff,
-        Bin32::ShrUnsigned16 => a.checked_shr(b).unwrap_or(0),
+        Bin32::ShrUnsigned16 => (a & 0xffff).checked_shr(b).unwrap_or(0),
         Bin32::AddFloat => bits(float(a) + float(b)),
         Bin32::SubFloat => bits(float(a) - float(b)),
         Bin32::MulFloat => bits(float(a) * float(b)),
@@ -298,6 +298,7 @@ pub(crate) fn compare(how: Compare, ty: Type, ftz: bool, a: u64, b: u64) -> bool
     let order: Option<Ordering> = match ty {
         Type::F32 => float(flush_if(ftz, a as u32)).partial_cmp(&float(flush_if(ftz, b as u32))),
         Type::F64 => f64::from_bits(a).partial_cmp(&f64::from_bits(b)),
+        Type::U16 => Some((a as u16).cmp(&(b as u16))),
         Type::S16 => Some((a as i16).cmp(&(b as i16))),
         Type::S32 => Some((a as i32).cmp(&(b as i32))),
         Type::S64 => Some((a as i64).cmp(&(b as i64))),
