@@ -577,7 +577,13 @@ impl Decoder<'_, '_> {
         if into_float && !how.whole && how.round != Rounding::Nearest {
             return Ok(None);
         }
-        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a: self.source(1, from)? }))
+        // A register of 64 bits may stand for a value of fewer: its low bits are taken.
+        let wide = self.target(self.statement.operands.get(1)).and_then(Register::slot);
+        let a = match wide.filter(|slot| matches!(slot, Slot::D(_))) {
+            Some(slot) => slot,
+            None => self.source(1, from)?,
+        };
+        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a }))
     }
 
     fn compare(&mut self, parts: &[&str]) -> Decoded {

@@ -46,6 +46,16 @@ impl Memory {
         (self.buffers.len() as u64) << SPACING
     }
 
+    /// Gives a buffer back: every later access to it is out of bounds. An address that is no buffer's start is ignored.
+    pub fn free(&mut self, address: u64) {
+        if let (number, 0) = locate(address)
+            && let Some(buffer) = self.buffers.get_mut(number)
+        {
+            let name = format!("{} (freed)", buffer.name);
+            *buffer = Buffer { name, data: Vec::new(), written: Vec::new(), shadow: Shadow::new(0) };
+        }
+    }
+
     fn part(&mut self, address: u64, bytes: usize) -> Result<(&mut Buffer, usize), Error> {
         let (number, offset) = locate(address);
         let Some(buffer) = self.buffers.get_mut(number) else {
