@@ -5,11 +5,11 @@
 
 mod support;
 
-use fused_lstm::cuda::find;
 use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sources;
+use fused_lstm::cuda::{find, kept};
 use fused_lstm::{Error, Result};
 use std::fs;
 use std::path::Path;
@@ -145,6 +145,48 @@ fn the_command_prints_a_table_or_json_and_writes_files() {
     fs::write(folder.path("file"), "").unwrap();
     folder.run_plain("kernels --emit @file").fails_in_one_line(1, &["file", "cannot create the folder"]);
     run(&["kernels", "--arch", "sm_20"]).fails_in_one_line(2, &["--arch sm_20", "choose one of sm_75"]);
+}
+
+// ---- files that are kept, made by one release of NVRTC ----
+
+/// Whether `nvrtc` is the release, such as `13.0.88`, that a kept file is of.
+fn is_release(nvrtc: &Nvrtc, release: &str, file: &str) -> bool {
+    let ptx = nvrtc.compile("", "empty.cu", &Target::Ptx(kept::ARCHITECTURE.into())).unwrap();
+    let ptx = String::from_utf8(ptx.code).unwrap();
+    let own = kept::compiler(&ptx).expect("the compiler signs its PTX");
+    if own != release {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "{file} is of NVRTC {release}, and this is {own}");
+        println!("skipped: {file} is of NVRTC {release}, and this is {own}");
+    }
+    own == release
+}
+
+/// Lines at which two texts begin to differ.
+fn difference(kept: &str, made: &str) -> String {
+    let count = kept.lines().zip(made.lines()).take_while(|(kept, made)| kept == made).count();
+    let line = |text: &str| text.lines().nth(count).unwrap_or("(its end)").to_owned();
+    format!("line {}: kept {:?}, made {:?}", count + 1, line(kept), line(made))
+}
+
+fn check_kept(kept: &str, made: &str, file: &str) {
+    assert!(kept == made, "{file} is stale, {}; renew it with\n{}", difference(kept, made), kept::RENEW);
+}
+
+#[test]
+fn the_kept_ptx_is_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let release = kept::compiler(kept::ptx()).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, release, kept::PATH) {
+        check_kept(kept::ptx(), &kept::make(&nvrtc).unwrap(), kept::PATH);
+    }
+}
+
+#[test]
+#[ignore = "writes the kept files afresh"]
+fn renew_the_kept_files() {
+    let nvrtc = Nvrtc::open().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
 }
 
 // ---- without NVRTC ----

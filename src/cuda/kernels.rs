@@ -6,7 +6,7 @@ use super::sources;
 use crate::{Error, Result};
 
 /// Name that the compiler gives to text before the first `#line` mark; there is none.
-const UNIT: &str = "kernels.cu";
+pub(super) const UNIT: &str = "kernels.cu";
 
 /// What the compiler made of all kernels.
 #[derive(Clone, Debug)]

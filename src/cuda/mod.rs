@@ -6,11 +6,13 @@
 //! | [`find`] | where NVRTC may lie |
 //! | [`nvrtc`] | the library, opened when it is needed; compiling |
 //! | [`kernels`] | all kernels, compiled for one architecture |
+//! | [`kept`] | the kernels' PTX that is kept in the repository |
 //! | [`resources`] | registers, shared memory, spills and occupancy of each kernel |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
 
 pub mod find;
+pub mod kept;
 pub mod kernels;
 pub mod nvrtc;
 pub mod resources;
