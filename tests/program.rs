@@ -2,7 +2,6 @@
 //!
 //! Needs NVRTC (see `fused_lstm::cuda::find`). Where there is none, the tests say that they are skipped, and fail if
 //! `REQUIRE_NVRTC` is set. What holds without it is tested in `src/cuda/program.rs` and `src/cuda/cache.rs`.
-#![cfg(feature = "cuda")]
 
 use fused_lstm::Error;
 use fused_lstm::cuda::cache::Cache;
