@@ -36,7 +36,7 @@ mod bound {
 }
 
 fn emulated_with(options: Options) -> Emulated {
-    Emulated::new(kept::PTX, options).expect("the emulator runs the kernels")
+    Emulated::new(kept::ptx(), options).expect("the emulator runs the kernels")
 }
 
 fn emulated() -> Emulated {
@@ -64,7 +64,12 @@ on_devices! {
 
 // ---- the engine ----
 
-fn engine<D: Device>(device: D, model: Model, adam: Adam, data: std::sync::Arc<fused_lstm::data::Dataset>) -> CudaEngine<D> {
+fn engine<D: Device>(
+    device: D,
+    model: Model,
+    adam: Adam,
+    data: std::sync::Arc<fused_lstm::data::Dataset>,
+) -> CudaEngine<D> {
     let mut engine = CudaEngine::new(device, model, adam, data).unwrap();
     engine.set_state(&start(model.dims)).unwrap();
     engine
@@ -300,7 +305,8 @@ fn products<D: Device>(open: &dyn Fn() -> D) {
         for form in [Form::Nn, Form::Nt, Form::Tn] {
             for from in [None, Some(0), Some(m - 1)] {
                 let (a, b, bias) = (numbers(0, m * k), numbers(7777, k * n), vec![0.75; n]);
-                let (da, db, dbias, c) = (upload(device, &a), upload(device, &b), upload(device, &bias), output(device, m * n));
+                let (da, db, dbias, c) =
+                    (upload(device, &a), upload(device, &b), upload(device, &bias), output(device, m * n));
                 let given = from.map(|from| (dbias.all(), from));
                 let launched = Product { form, a: da.all(), b: db.all(), bias: given, c: c.all(), m, n, k };
                 product(device, &launched).unwrap();
@@ -318,7 +324,8 @@ fn split_products<D: Device>(open: &dyn Fn() -> D) {
         let split = Split::new(m, n, k);
         assert_eq!(split.parts, parts);
         let (a, b) = (numbers(0, m * k), numbers(7777, k * n));
-        let (da, db, c, scratch) = (upload(device, &a), upload(device, &b), output(device, m * n), output(device, parts * m * n));
+        let (da, db, c, scratch) =
+            (upload(device, &a), upload(device, &b), output(device, m * n), output(device, parts * m * n));
         let launched = Product { form: Form::Tn, a: da.all(), b: db.all(), bias: None, c: c.all(), m, n, k };
         split_product(device, &launched, scratch.all()).unwrap();
         let expected = expected_product(Form::Tn, sizes, &a, &b, None);
@@ -377,7 +384,8 @@ fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
         let labels: Vec<u32> = (0..batch).map(|row| (row * 7 % classes) as u32).collect();
         let d_logits = upload(device, &logits);
         let d_labels = Buffer::from_slice(device, "labels", &labels).unwrap();
-        let (loss, dlogits, probabilities) = (output(device, batch), output(device, batch * classes), output(device, batch * classes));
+        let (loss, dlogits, probabilities) =
+            (output(device, batch), output(device, batch * classes), output(device, batch * classes));
         let predicted = Buffer::<D, u32>::new(device, "predicted", batch).unwrap();
         let mut of_batch = SoftmaxXent {
             logits: d_logits.all(),
@@ -394,14 +402,29 @@ fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
         let wide: Vec<f64> = logits.iter().map(|&l| l.into()).collect();
         let rows = || wide.chunks_exact(classes).zip(&labels);
         let single = |v: f64| v as f32;
-        let expected: Vec<f32> = rows().map(|(row, &label)| single(reference::softmax_xent::loss(row, label as usize))).collect();
+        let expected: Vec<f32> =
+            rows().map(|(row, &label)| single(reference::softmax_xent::loss(row, label as usize))).collect();
         let what = format!("{batch} {classes}");
         check(&format!("{what} loss"), &loss.download(device, batch).unwrap(), &expected, bound::KERNEL, true);
-        let gradient = |(row, &label): (&[f64], &u32)| reference::softmax_xent::backward(row, label as usize, 1.0 / batch as f64);
+        let gradient =
+            |(row, &label): (&[f64], &u32)| reference::softmax_xent::backward(row, label as usize, 1.0 / batch as f64);
         let expected: Vec<f32> = rows().flat_map(gradient).map(single).collect();
-        check(&format!("{what} gradient"), &dlogits.download(device, batch * classes).unwrap(), &expected, bound::KERNEL, true);
-        let expected: Vec<f32> = rows().flat_map(|(row, _)| reference::softmax_xent::softmax(row)).map(single).collect();
-        check(&format!("{what} softmax"), &probabilities.download(device, batch * classes).unwrap(), &expected, bound::KERNEL, false);
+        check(
+            &format!("{what} gradient"),
+            &dlogits.download(device, batch * classes).unwrap(),
+            &expected,
+            bound::KERNEL,
+            true,
+        );
+        let expected: Vec<f32> =
+            rows().flat_map(|(row, _)| reference::softmax_xent::softmax(row)).map(single).collect();
+        check(
+            &format!("{what} softmax"),
+            &probabilities.download(device, batch * classes).unwrap(),
+            &expected,
+            bound::KERNEL,
+            false,
+        );
         let expected: Vec<u32> = rows().map(|(row, _)| reference::softmax_xent::arg_max(row)).collect();
         assert_eq!(predicted.download(device, batch).unwrap(), expected, "{what}");
 

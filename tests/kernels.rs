@@ -5,14 +5,15 @@
 
 mod support;
 
-use fused_lstm::cuda::find;
 use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sources;
+use fused_lstm::cuda::{find, kept};
 use fused_lstm::{Error, Result};
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 use support::{Folder, Run, program, run};
 
 /// Every family of GPUs from Turing on.
@@ -34,6 +35,12 @@ fn nvrtc() -> Option<Nvrtc> {
             None
         }
     }
+}
+
+/// The kernels for each of [`ARCHITECTURES`]; compiled once, for it takes a second each.
+fn compiled(nvrtc: &Nvrtc) -> &'static [Kernels] {
+    static COMPILED: OnceLock<Vec<Kernels>> = OnceLock::new();
+    COMPILED.get_or_init(|| ARCHITECTURES.map(|arch| Kernels::compile(nvrtc, arch).unwrap()).into())
 }
 
 /// The log of a compiler that rejects `source`.
@@ -61,8 +68,7 @@ fn every_kernel_keeps_to_the_resources_of_every_architecture() {
     let Some(nvrtc) = nvrtc() else { return };
     let mut names = sources::names();
     names.sort();
-    for architecture in ARCHITECTURES {
-        let kernels = Kernels::compile(&nvrtc, architecture).unwrap();
+    for (architecture, kernels) in ARCHITECTURES.into_iter().zip(compiled(&nvrtc)) {
         let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
         assert_eq!(compiled, names, "{architecture}");
         assert!(kernels.cubin.starts_with(b"\x7fELF"), "{architecture}");
@@ -145,6 +151,101 @@ fn the_command_prints_a_table_or_json_and_writes_files() {
     fs::write(folder.path("file"), "").unwrap();
     folder.run_plain("kernels --emit @file").fails_in_one_line(1, &["file", "cannot create the folder"]);
     run(&["kernels", "--arch", "sm_20"]).fails_in_one_line(2, &["--arch sm_20", "choose one of sm_75"]);
+}
+
+// ---- files that are kept, made by one release of NVRTC ----
+
+const RESOURCES: &str = "kernels/RESOURCES.md";
+
+/// The whole version of `nvrtc`, such as `13.0.88`; its own function tells two numbers of the three.
+fn release(nvrtc: &Nvrtc) -> String {
+    let ptx = nvrtc.compile("", "empty.cu", &Target::Ptx(kept::ARCHITECTURE.into())).unwrap();
+    let ptx = String::from_utf8(ptx.code).unwrap();
+    kept::compiler(&ptx).expect("the compiler signs its PTX").to_owned()
+}
+
+/// Whether `nvrtc` is the release that a kept file is of: what another one makes may differ.
+fn is_release(nvrtc: &Nvrtc, kept: &str, file: &str) -> bool {
+    let own = release(nvrtc);
+    if own != kept {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "{file} is of NVRTC {kept}, and this is {own}");
+        println!("skipped: {file} is of NVRTC {kept}, and this is {own}");
+    }
+    own == kept
+}
+
+/// What stands in [`RESOURCES`].
+fn resource_document(release: &str, compiled: &[Kernels]) -> String {
+    let table = |title: &str, cell: &dyn Fn(&Kernels, &Resources) -> String| {
+        let mut text = format!("\n## {title}\n\n| kernel | threads | {} |\n", ARCHITECTURES.join(" | "));
+        text += &format!("| --- | --- |{}\n", " --- |".repeat(ARCHITECTURES.len()));
+        for (row, kernel) in compiled[0].resources.iter().enumerate() {
+            let cells = compiled.iter().map(|kernels| format!(" {} |", cell(kernels, &kernels.resources[row])));
+            text += &format!("| `{}` | {} |{}\n", kernel.name, kernel.threads, cells.collect::<String>());
+        }
+        text
+    };
+    let occupancy = |kernels: &Kernels, kernel: &Resources| {
+        let occupancy = kernels.occupancy(kernel).expect("the limits of these architectures are known");
+        format!("{}, {:.0} %", occupancy.blocks, occupancy.share * 100.0)
+    };
+    let to_memory = |kernel: &Resources| kernel.spill_stores + kernel.spill_loads + kernel.stack;
+    let spilling = compiled.iter().flat_map(|kernels| &kernels.resources).any(|kernel| to_memory(kernel) > 0);
+    let spills =
+        |_: &Kernels, kernel: &Resources| format!("{} + {}, {}", kernel.spill_stores, kernel.spill_loads, kernel.stack);
+    format!(
+        "# What the kernels take of a multiprocessor\n\n\
+         As NVRTC {release} compiles them, at their largest block. `tests/kernels.rs` compares every number; renew them with\n\
+         `{}`. `fused-lstm kernels --arch sm_90` prints them for one\narchitecture, of the NVRTC that is there.\n{}{}{}{}",
+        kept::RENEW,
+        table("Registers of a thread", &|_, kernel| kernel.registers.to_string()),
+        table("Static shared memory of a block, in bytes", &|_, kernel| kernel.shared.to_string()),
+        match spilling {
+            true => table("Spills of a thread, bytes stored + loaded, and its stack, bytes", &spills),
+            false => "\n## Spills and stack\n\nNone, in any kernel on any of these architectures.\n".into(),
+        },
+        table("Blocks on a multiprocessor at once, and occupancy", &occupancy),
+    )
+}
+
+/// Lines at which two texts begin to differ.
+fn difference(kept: &str, made: &str) -> String {
+    let count = kept.lines().zip(made.lines()).take_while(|(kept, made)| kept == made).count();
+    let line = |text: &str| text.lines().nth(count).unwrap_or("(its end)").to_owned();
+    format!("line {}: kept {:?}, made {:?}", count + 1, line(kept), line(made))
+}
+
+fn check_kept(kept: &str, made: &str, file: &str) {
+    assert!(kept == made, "{file} is stale, {}; renew it with\n{}", difference(kept, made), kept::RENEW);
+}
+
+#[test]
+fn the_kept_ptx_is_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let of = kept::compiler(kept::ptx()).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept::PATH) {
+        check_kept(kept::ptx(), &kept::make(&nvrtc).unwrap(), kept::PATH);
+    }
+}
+
+#[test]
+fn the_document_tells_the_resources_of_every_kernel() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(RESOURCES)).unwrap();
+    let of = document.split_once("As NVRTC ").and_then(|(_, rest)| rest.split(' ').next());
+    let of = of.expect("the document tells its compiler");
+    if is_release(&nvrtc, of, RESOURCES) {
+        check_kept(&document, &resource_document(of, compiled(&nvrtc)), RESOURCES);
+    }
+}
+
+#[test]
+#[ignore = "writes the kept files afresh"]
+fn renew_the_kept_files() {
+    let nvrtc = Nvrtc::open().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
+    fs::write(root.join(RESOURCES), resource_document(&release(&nvrtc), compiled(&nvrtc))).unwrap();
 }
 
 // ---- without NVRTC ----

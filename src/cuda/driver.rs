@@ -3,16 +3,18 @@
 #![allow(unsafe_code)]
 
 use super::device::{Arg, Device, Launch};
-use super::program::{Code, Program};
+use super::program::{Code, Origin, Program};
 use super::sources;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
+    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+    result,
 };
 use cudarc::nvrtc::Ptx;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::sync::Arc;
 
 /// The oldest driver whose calls are all used here know, as `cuDriverGetVersion` counts: CUDA 11.4.
@@ -66,9 +68,15 @@ pub fn version() -> Result<u32> {
     Ok(version as u32)
 }
 
+/// (13, 0) of 13000.
+pub fn pair(version: u32) -> (u32, u32) {
+    (version / 1000, version % 1000 / 10)
+}
+
 /// `13.0` of 13000.
 pub fn dotted(version: u32) -> String {
-    format!("{}.{}", version / 1000, version % 1000 / 10)
+    let (major, minor) = pair(version);
+    format!("{major}.{minor}")
 }
 
 /// All GPUs that the driver knows.
@@ -119,24 +127,46 @@ fn no_gpu(device: &str, found: impl Into<String>, remedy: impl Into<String>) -> 
 
 /// The driver's refusal to do something.
 fn failed(device: &str, action: &str, error: DriverError) -> Error {
-    let text = |name: Result<&std::ffi::CStr, DriverError>| {
-        name.map_or_else(|_| "an error without a name".into(), |name| name.to_string_lossy().into_owned())
-    };
-    let (name, meaning) = (text(error.error_name()), text(error.error_string()));
     let remedy = match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => "give a smaller batch or model, or free the GPU's memory",
         CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
             "restart the machine: the driver's library and its kernel module have different versions"
         }
         CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "wait until the other program has left the GPU, or use --device cpu",
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-        | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
-        | CUresult::CUDA_ERROR_INVALID_PTX => {
-            "the kernels are newer than the driver: update the driver, or install an NVRTC of its version"
-        }
         _ => "run `fused-lstm doctor`; --device cpu needs no GPU",
     };
-    no_gpu(device, format!("cannot {action}: {name} ({meaning})"), remedy)
+    no_gpu(device, format!("cannot {action}: {}", told(error)), remedy)
+}
+
+/// What the driver said: `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
+fn told(error: DriverError) -> String {
+    let text = |name: Result<&CStr, DriverError>| {
+        name.map_or_else(|_| "an error without a name".into(), |name| name.to_string_lossy().into_owned())
+    };
+    format!("{} ({})", text(error.error_name()), text(error.error_string()))
+}
+
+/// Hands the kernels to the driver. One that is too old for machine code of this NVRTC gets the kept PTX instead.
+fn load(context: &Arc<CudaContext>, gpu: &Gpu, program: Program) -> Result<(Arc<CudaModule>, Program)> {
+    let image = |code: &Code| match code {
+        Code::Cubin(cubin) => Ptx::from_binary(cubin.clone()),
+        Code::Ptx(ptx) => Ptx::from_src(ptx.clone()),
+    };
+    let error = match context.load_module(image(&program.code)) {
+        Ok(module) => return Ok((module, program)),
+        Err(error) => error,
+    };
+    let rejected = || program.rejected(version().ok().map(pair), &told(error));
+    if matches!(program.code, Code::Ptx(_)) {
+        return Err(rejected());
+    }
+    let (major, minor) = gpu.capability;
+    let reason = format!("the driver does not take the machine code of {} ({})", program.compiler, told(error));
+    let kept = Program::kept(major * 10 + minor, &reason).map_err(|_| rejected())?;
+    match context.load_module(image(&kept.code)) {
+        Ok(module) => Ok((module, kept)),
+        Err(_) => Err(rejected()),
+    }
 }
 
 /// A real GPU.
@@ -145,7 +175,9 @@ pub struct Driver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
-    origin: String,
+    origin: Origin,
+    compiler: String,
+    notes: Vec<String>,
 }
 
 impl Driver {
@@ -169,27 +201,20 @@ impl Driver {
             return Err(no_gpu(&device, found, remedy));
         }
         let program = Program::load(&gpu.architecture(), use_cache)?;
-        let origin = program.origin.to_string();
-        Self::start(gpu, program, origin).map_err(|(action, error)| failed(&device, action, error))
-    }
-
-    fn start(gpu: Gpu, program: Program, origin: String) -> Result<Self, (&'static str, DriverError)> {
-        let context = CudaContext::new(gpu.ordinal).map_err(|e| ("start the GPU", e))?;
+        let context = CudaContext::new(ordinal).map_err(|e| failed(&device, "start the GPU", e))?;
         // SAFETY: one stream does all the work, so nothing needs events to be in order; and each event that is tracked
         // would be one more call of the driver for each argument of each launch.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(|e| ("start a stream", e))?;
-        let code = match program.code {
-            Code::Cubin(cubin) => Ptx::from_binary(cubin),
-            Code::Ptx(ptx) => Ptx::from_src(ptx),
-        };
-        let module = context.load_module(code).map_err(|e| ("load the kernels", e))?;
+        let stream = context.new_stream().map_err(|e| failed(&device, "start a stream", e))?;
+        let (module, program) = load(&context, &gpu, program)?;
         let mut functions = HashMap::new();
         for name in sources::names() {
-            let function = module.load_function(name).map_err(|e| ("find a kernel in the program", e))?;
+            let function =
+                module.load_function(name).map_err(|e| failed(&device, &format!("find kernel {name}"), e))?;
             functions.insert(name, function);
         }
-        Ok(Self { gpu, context, stream, functions, origin })
+        let Program { origin, compiler, notes, .. } = program;
+        Ok(Self { gpu, context, stream, functions, origin, compiler, notes })
     }
 
     /// The GPU.
@@ -197,9 +222,19 @@ impl Driver {
         &self.gpu
     }
 
-    /// Where the kernels came from, in a few words.
-    pub fn origin(&self) -> &str {
-        &self.origin
+    /// Where the kernels came from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What compiled them: `NVRTC 13.0`.
+    pub fn compiler(&self) -> &str {
+        &self.compiler
+    }
+
+    /// What the user should know, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn failed(&self, action: &str, error: DriverError) -> Error {

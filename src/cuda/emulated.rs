@@ -119,7 +119,8 @@ impl Device for Emulated {
     fn download(&self, memory: &EmulatedMemory, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let (address, mut device) = (memory.address + offset as u64, self.memory.borrow_mut());
         if !device.is_written(address, bytes.len()).map_err(failed)? {
-            let found = format!("{} bytes of {} were asked for, and some were never written", bytes.len(), memory.bytes);
+            let found =
+                format!("{} bytes of {} were asked for, and some were never written", bytes.len(), memory.bytes);
             return Err(Error::Failed(format!("emulated GPU: {found}")));
         }
         bytes.copy_from_slice(&device.read(address, bytes.len()).map_err(failed)?);

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 /// Environment variable with NVRTC's library, or the folder that has it; nothing else is looked at then.
 pub const VARIABLE: &str = "FUSED_LSTM_NVRTC";
@@ -33,6 +34,22 @@ impl Search {
         }
         self.places.push(root);
     }
+
+    /// Says which files the libraries are, by place, length and time of change: what a library makes can be kept under
+    /// this without opening it, which its version could not. Other libraries, or a new release in one's place, give
+    /// another text.
+    pub fn identity(&self) -> String {
+        self.libraries.iter().map(|library| identity(library)).collect()
+    }
+}
+
+fn identity(library: &Path) -> String {
+    // What a link leads to, for a toolkit's usual place is one.
+    let place = fs::canonicalize(library).unwrap_or_else(|_| library.to_path_buf());
+    let about = fs::metadata(&place).ok();
+    let changed = about.as_ref().and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());
+    let length = about.map_or(0, |about| about.len());
+    format!("{place:?} {length} {}\n", changed.unwrap_or_default().as_nanos())
 }
 
 /// Looks in all places: a toolkit, then the system's libraries, then Python's packages.
@@ -174,6 +191,41 @@ mod tests {
         let nowhere = folder.path().join("nowhere");
         assert!(named(&nowhere).libraries.is_empty());
         assert_eq!(named(&nowhere).places, [nowhere]);
+    }
+
+    #[test]
+    fn the_identity_changes_with_place_length_time_and_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("libnvrtc.so.12"), folder.path().join("libnvrtc.so.13"));
+        touch(&one);
+        touch(&two);
+        let of = |libraries: &[&PathBuf]| {
+            let libraries = libraries.iter().map(|&library| library.clone()).collect();
+            Search { libraries, places: Vec::new() }.identity()
+        };
+        let first = of(&[&one]);
+        assert_eq!(of(&[&one]), first);
+        assert_ne!(of(&[&two]), first);
+        assert_ne!(of(&[&one, &two]), of(&[&two, &one]));
+        fs::write(&one, "longer").unwrap();
+        let longer = of(&[&one]);
+        assert_ne!(longer.split(' ').nth(1), first.split(' ').nth(1));
+        let later = fs::metadata(&one).unwrap().modified().unwrap() + std::time::Duration::from_micros(1);
+        fs::File::options().write(true).open(&one).unwrap().set_modified(later).unwrap();
+        assert_ne!(of(&[&one]), longer);
+        fs::remove_file(&one).unwrap();
+        assert_ne!(of(&[&one]), first, "a library that is gone");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_identity_follows_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("libnvrtc.so.13.0.88"), folder.path().join("libnvrtc.so.13"));
+        touch(&file);
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let of = |library: &Path| Search { libraries: vec![library.to_path_buf()], places: Vec::new() }.identity();
+        assert_eq!(of(&link), of(&file));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::sources;
 use crate::{Error, Result};
 
 /// Name that the compiler gives to text before the first `#line` mark; there is none.
-const UNIT: &str = "kernels.cu";
+pub(super) const UNIT: &str = "kernels.cu";
 
 /// What the compiler made of all kernels.
 #[derive(Clone, Debug)]
@@ -45,12 +45,15 @@ impl Kernels {
 /// The number of an architecture (90 of `sm_90` and `sm_90a`) that this NVRTC compiles for.
 fn known(nvrtc: &Nvrtc, architecture: &str) -> Result<u32> {
     let known = nvrtc.architectures()?;
-    let digits = architecture.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']));
-    let number = digits.and_then(|digits| digits.parse().ok());
-    number.filter(|number| known.contains(number)).ok_or_else(|| {
+    number(architecture).filter(|number| known.contains(number)).ok_or_else(|| {
         let (major, minor) = nvrtc.version();
         let names: Vec<_> = known.iter().map(|number| format!("sm_{number}")).collect();
         let found = format!("NVRTC {major}.{minor} does not compile for it");
         Error::usage(format!("--arch {architecture}"), found, format!("choose one of {}", names.join(", ")))
     })
+}
+
+/// 90 of `sm_90` and `sm_90a`; none where the name has not that form.
+pub(super) fn number(architecture: &str) -> Option<u32> {
+    architecture.strip_prefix("sm_")?.trim_end_matches(['a', 'f']).parse().ok()
 }

@@ -135,13 +135,7 @@ fn launch_parts<D: Device>(device: &D, product: &Product<'_>, split: Split) -> R
 /// # Errors
 ///
 /// If the device fails.
-pub fn sum_parts<D: Device>(
-    device: &D,
-    parts: Part<'_, f32>,
-    c: Part<'_, f32>,
-    n: usize,
-    count: usize,
-) -> Result<()> {
+pub fn sum_parts<D: Device>(device: &D, parts: Part<'_, f32>, c: Part<'_, f32>, n: usize, count: usize) -> Result<()> {
     let args: [Arg; 4] = [parts.arg(count * n), c.arg(n), int(n), int(count)];
     let launch = Launch {
         kernel: "sum_parts",

@@ -6,9 +6,13 @@
 //! | [`tiles`] | sizes of blocks and tiles, out of that text |
 //! | [`find`] | where NVRTC may lie |
 //! | [`nvrtc`] | the library, opened when it is needed; compiling |
+//! | [`program`] | what the device runs: from the cache, compiled, or kept |
+//! | [`cache`] | compiled kernels on disk |
 //! | [`kernels`] | all kernels, compiled for one architecture |
+//! | [`kept`] | the kernels' PTX that is kept in the repository |
 //! | [`resources`] | registers, shared memory, spills and occupancy of each kernel |
 //! | [`device`] | the seam: memory, launches, recorded launches |
+//! | [`driver`] | a real GPU behind it, through NVIDIA's driver |
 //! | `emulated` | the emulator behind it (feature `emulator`) |
 //! | [`estimate`] | how much memory something takes |
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
@@ -19,7 +23,9 @@
 
 pub mod adam;
 pub mod backward;
+pub mod cache;
 pub mod device;
+pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 pub mod engine;
@@ -27,10 +33,12 @@ pub mod estimate;
 pub mod find;
 pub mod forward;
 pub mod gather;
+pub mod kept;
 pub mod kernels;
 pub mod linear;
 pub mod lstm;
 pub mod nvrtc;
+pub mod program;
 pub mod resources;
 pub mod softmax_xent;
 pub mod sources;

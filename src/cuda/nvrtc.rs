@@ -16,7 +16,7 @@ const SUCCESS: Status = 0;
 const BUILTIN_OPERATION_FAILURE: Status = 7;
 
 /// What to do where there is no NVRTC.
-const REMEDY: &str = "install it with `pip install nvidia-cuda-nvrtc==13.0.88` or a CUDA toolkit of version 12 or 13, or \
+pub(super) const REMEDY: &str = "install it with `pip install nvidia-cuda-nvrtc==13.0.88` or a CUDA toolkit of version 12 or 13, or \
                       name its folder in FUSED_LSTM_NVRTC";
 
 /// Declares the functions that are used of the library, and reads their addresses.
