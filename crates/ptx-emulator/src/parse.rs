@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::decode::{self, Operand, Statement};
 use crate::lexer::{Token, tokens};
-use crate::op::{D, Instruction, Op, P, R, Slot};
+use crate::op::{D, Instruction, Op, P, Place, R, Slot};
 use crate::report::Error;
 
 /// A parsed PTX text: its kernels.
@@ -20,6 +20,8 @@ pub(crate) struct Kernel {
     pub name: String,
     pub params: Vec<Param>,
     pub code: Vec<Instruction>,
+    /// For each instruction of `code` where it stands.
+    pub places: Vec<Place>,
     /// The full opcodes that reports name.
     pub opcodes: Vec<String>,
     pub registers: Registers,
@@ -189,7 +191,8 @@ impl<'a> Parser<'a> {
                     self.skip_past('{')?;
                     self.skip_past('}')?;
                 }
-                ".pragma" => self.skip_past(';')?,
+                // A kernel that uses such a variable is refused where it names it.
+                ".pragma" | ".global" => self.skip_past(';')?,
                 other => return self.error(format!("{other} is not supported outside a kernel")),
             }
         }
@@ -425,13 +428,19 @@ impl<'a> Parser<'a> {
                 fresh
             });
             let (file, line) = if statement.place.1 > 0 { statement.place } else { (0, statement.line) };
-            code.push(Instruction { op, guard, line, file, name });
+            code.push(Instruction { op, guard });
+            kernel.places.push(Place { line, file, name });
+        }
+        let bank = &body.names.bank;
+        if bank.r.max(bank.d).max(bank.p) > u32::from(R::MAX) {
+            return self.error(format!("{} has too many registers", kernel.name));
         }
         // Falling off the end is an exit: no program counter ever points outside the code.
         kernel.opcodes.push("ret".to_string());
         let name = kernel.opcodes.len() as u32 - 1;
-        let (file, line) = code.last().map_or((0, 0), |last: &Instruction| (last.file, last.line));
-        code.push(Instruction { op: Op::Exit, guard: None, line, file, name });
+        let (file, line) = kernel.places.last().map_or((0, 0), |last| (last.file, last.line));
+        code.push(Instruction { op: Op::Exit, guard: None });
+        kernel.places.push(Place { line, file, name });
         kernel.code = code;
         kernel.registers = body.names.bank;
         Ok(kernel)
@@ -469,17 +478,17 @@ impl<'a> Names<'a> {
 
     pub fn new_r(&mut self) -> R {
         self.bank.r += 1;
-        self.bank.r - 1
+        (self.bank.r - 1) as R
     }
 
     pub fn new_d(&mut self) -> D {
         self.bank.d += 1;
-        self.bank.d - 1
+        (self.bank.d - 1) as D
     }
 
     pub fn new_p(&mut self) -> P {
         self.bank.p += 1;
-        self.bank.p - 1
+        (self.bank.p - 1) as P
     }
 
     /// The constant in a slot of 32 bits; equal constants share one.
