@@ -1,6 +1,10 @@
 //! Statements to operations. Here, and nowhere else, the full opcode decides what an instruction does: an opcode of
 //! which one part is not known is an error that names it.
 
+mod narrow;
+mod rare;
+mod tensor;
+
 use std::collections::HashMap;
 
 use crate::op::*;
@@ -278,10 +282,13 @@ impl Decoder<'_, '_> {
             "shfl" => self.shuffle(parts),
             "vote" => self.vote(parts),
             "bra" | "ret" | "exit" | "membar" | "fence" | "activemask" | "nanosleep" => self.control(parts),
+            "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
+            "set" => self.set(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
                 Some(&"f32") => self.float32(parts),
                 Some(&"f64") => self.float64(parts),
+                Some(&("f16" | "f16x2" | "bf16" | "bf16x2")) => self.narrow_arithmetic(parts),
                 _ => self.whole(parts),
             },
         }
@@ -309,6 +316,10 @@ impl Decoder<'_, '_> {
 
     fn tern32(&mut self, op: Tern32) -> Decoded {
         Ok(Some(Op::Tern32 { op, d: self.dr(0)?, a: self.r(1)?, b: self.r(2)?, c: self.r(3)? }))
+    }
+
+    fn tern16(&mut self, op: Tern32) -> Decoded {
+        Ok(Some(Op::Tern32 { op, d: self.dr(0)?, a: self.h(1)?, b: self.h(2)?, c: self.h(3)? }))
     }
 
     fn float32(&mut self, parts: &[&str]) -> Decoded {
@@ -396,6 +407,12 @@ impl Decoder<'_, '_> {
             ["max", "s32"] => self.bin32(B::MaxSigned, false),
             ["min", "u32"] => self.bin32(B::MinUnsigned, false),
             ["max", "u32"] => self.bin32(B::MaxUnsigned, false),
+            ["min", "s16"] => self.bin16(B::MinSigned16),
+            ["max", "s16"] => self.bin16(B::MaxSigned16),
+            ["div", "s16"] => self.bin16(B::DivSigned16),
+            ["rem", "s16"] => self.bin16(B::RemSigned16),
+            ["div", "u16"] => self.bin16(B::DivUnsigned),
+            ["rem", "u16"] => self.bin16(B::RemUnsigned),
             ["min", "u16"] => self.bin16(B::MinUnsigned),
             ["max", "u16"] => self.bin16(B::MaxUnsigned),
             ["add", "s16" | "u16"] => self.bin16(B::Add16),
@@ -416,16 +433,26 @@ impl Decoder<'_, '_> {
             ["max", "u64"] => self.bin64(L::MaxUnsigned),
             ["neg", "s32"] => self.un32(Un32::NegInt, false),
             ["abs", "s32"] => self.un32(Un32::AbsInt, false),
+            ["neg", "s16"] => self.un32(Un32::Neg16, false),
+            ["abs", "s16"] => self.un32(Un32::Abs16, false),
             ["neg", "s64"] => self.un64(Un64::NegInt),
             ["abs", "s64"] => self.un64(Un64::AbsInt),
             ["popc", "b32"] => self.un32(Un32::PopCount, false),
             ["clz", "b32"] => self.un32(Un32::LeadingZeros, false),
             ["brev", "b32"] => self.un32(Un32::ReverseBits, false),
+            ["brev", "b64"] => self.un64(Un64::ReverseBits),
+            ["popc", "b64"] => self.count64(false),
+            ["clz", "b64"] => self.count64(true),
+            ["dp4a", a @ ("s32" | "u32"), b @ ("s32" | "u32")] => {
+                self.tern32(Tern32::DotBytes { a_signed: a == "s32", b_signed: b == "s32" })
+            }
             ["bfe", "s32"] => self.tern32(Tern32::ExtractSigned),
             ["bfe", "u32"] => self.tern32(Tern32::ExtractUnsigned),
             ["prmt", "b32"] => self.tern32(Tern32::Permute),
             ["shf", "l", "wrap", "b32"] => self.tern32(Tern32::FunnelLeftWrap),
             ["shf", "r", "wrap", "b32"] => self.tern32(Tern32::FunnelRightWrap),
+            ["shf", "l", "clamp", "b32"] => self.tern32(Tern32::FunnelLeftClamp),
+            ["shf", "r", "clamp", "b32"] => self.tern32(Tern32::FunnelRightClamp),
             ["bfi", "b32"] => {
                 let (d, a, b) = (self.dr(0)?, self.r(1)?, self.r(2)?);
                 Ok(Some(Op::InsertBits { d, a, b, position: self.r(3)?, length: self.r(4)? }))
@@ -437,6 +464,7 @@ impl Decoder<'_, '_> {
                 self.tern32(Tern32::Logic3(table as u8))
             }
             ["mad", "lo", "s32" | "u32"] => self.tern32(Tern32::MadLow),
+            ["mad", "lo", "s16" | "u16"] => self.tern16(Tern32::MadLow16),
             ["mad", "hi", "s32"] => self.tern32(Tern32::MadHighSigned),
             ["mad", "hi", "u32"] => self.tern32(Tern32::MadHighUnsigned),
             ["mad", "lo", "s64" | "u64"] => {
@@ -532,6 +560,8 @@ impl Decoder<'_, '_> {
                 let (low, high) = self.halves(halves)?;
                 Ok(Some(Op::Unpack16 { low, high, a: self.r(1)? }))
             }
+            (["b64"], [_, Operand::Vector(quarters)]) if quarters.len() == 4 => self.pack64(quarters),
+            (["b64"], [Operand::Vector(quarters), _]) if quarters.len() == 4 => self.unpack64(quarters),
             (["pred"], _) => Ok(Some(Op::MovPred { d: self.dp(0)?, a: self.p(1)? })),
             (["b64" | "u64" | "s64" | "f64"], _) => Ok(Some(Op::Mov64 { d: self.dd(0)?, a: self.d(1)? })),
             (["b32" | "u32" | "s32" | "f32"], _) => Ok(Some(Op::Mov32 { d: self.dr(0)?, a: self.r(1)? })),
@@ -554,6 +584,9 @@ impl Decoder<'_, '_> {
     }
 
     fn convert(&mut self, parts: &[&str]) -> Decoded {
+        if let Some(narrow) = self.convert_narrow(parts)? {
+            return Ok(Some(narrow));
+        }
         let [_, modifiers @ .., to, from] = parts else { return Ok(None) };
         let (Some(to), Some(from)) = (numeric(to), numeric(from)) else { return Ok(None) };
         let mut how = Convert { to, from, round: Rounding::Nearest, whole: false, saturate: false, ftz: false };
@@ -583,7 +616,20 @@ impl Decoder<'_, '_> {
     fn compare(&mut self, parts: &[&str]) -> Decoded {
         let ftz = parts.contains(&"ftz");
         let plain: Vec<&str> = parts[1..].iter().copied().filter(|part| *part != "ftz").collect();
-        let (how, logic, ty) = match plain[..] {
+        let mut at = 1;
+        let mut other = None;
+        if let Some(Operand::Second(name)) = self.statement.operands.get(1) {
+            other = Some(self.names.pred(name, false, self.statement)?.slot);
+            at = 2;
+        }
+        let Some(Comparison { how, ty, ftz, a, b, with }) = self.comparison(&plain, ftz, at)? else { return Ok(None) };
+        let d = self.dp(0)?;
+        Ok(Some(Op::Compare { how, ty, ftz, d, other, a, b, with }))
+    }
+
+    /// What `setp` and `set` share: `eq.and.s32` and the like, with the sources from operand `at` on.
+    fn comparison(&mut self, parts: &[&str], ftz: bool, at: usize) -> Result<Option<Comparison>, Error> {
+        let (how, logic, ty) = match *parts {
             [how, ty] => (how, None, ty),
             [how, "and", ty] => (how, Some(Logic::And), ty),
             [how, "or", ty] => (how, Some(Logic::Or), ty),
@@ -592,19 +638,12 @@ impl Decoder<'_, '_> {
         };
         let Some(ty) = bits_or_numeric(ty) else { return Ok(None) };
         let Some(how) = comparison(how, ty) else { return Ok(None) };
-        let d = self.dp(0)?;
-        let mut at = 1;
-        let mut other = None;
-        if let Some(Operand::Second(name)) = self.statement.operands.get(1) {
-            other = Some(self.names.pred(name, false, self.statement)?.slot);
-            at = 2;
-        }
         let (a, b) = (self.source(at, ty)?, self.source(at + 1, ty)?);
         let with = match logic {
             Some(logic) => Some((logic, self.p(at + 2)?)),
             None => None,
         };
-        Ok(Some(Op::Compare { how, ty, ftz, d, other, a, b, with }))
+        Ok(Some(Comparison { how, ty, ftz, a, b, with }))
     }
 
     fn window(&mut self, parts: &[&str]) -> Decoded {

@@ -1,7 +1,10 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod rare;
+
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::memory::{Memory, locate};
+use crate::narrow;
 use crate::op::*;
 use crate::parse::Kernel;
 use crate::report::{Finding, Kind};
@@ -328,6 +331,7 @@ impl Machine<'_> {
                 warp.fenced.clone_from(&warp.clock);
                 warp.clock[warp.index] += 1;
             }
+            Op::Rare(op) => return self.rare(warp, op, active, mask),
             op => compute(warp, op, active)?,
         }
         Ok(Flow::Next)
@@ -500,6 +504,21 @@ impl Machine<'_> {
                 warp.local_written[start..start + size].fill(true);
             }
         }
+    }
+
+    /// Checks and reads some bytes of shared or global memory, for a lane or for [`MANY`].
+    fn peek(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        space: Space,
+        address: u64,
+        bytes: usize,
+        reader: u32,
+    ) -> Found<Vec<u8>> {
+        let aim = Aim::new(space, address, bytes);
+        let (number, start) = self.check(warp, lane, &aim, Touch::Read, self.stamp(warp, reader as u16))?;
+        Ok(self.data(warp, aim.space, number, lane)[start..start + bytes].to_vec())
     }
 
     /// One lane after the other: their order is the lanes'.
@@ -676,6 +695,7 @@ fn compute(warp: &mut Warp, op: &Op, active: u32) -> Found<()> {
         Op::Window { d, a, add } => {
             lanes(active).for_each(|lane| warp.set(d, lane, warp.get(a, lane).wrapping_add(add)));
         }
+        Op::Narrow { op, d, a, b, c } => warp.map3(d, a, b, c, active, |a, b, c| narrow::apply(op, a, b, c)),
         Op::Convert { how, d, a } => {
             lanes(active).for_each(|lane| warp.set(d, lane, value::convert(how, warp.get(a, lane))));
         }

@@ -41,6 +41,8 @@ mod exec;
 mod launch;
 mod lexer;
 mod memory;
+mod mma;
+mod narrow;
 mod op;
 mod parse;
 mod report;
