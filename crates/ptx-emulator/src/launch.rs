@@ -122,6 +122,7 @@ impl Module {
         };
         let params = gather(kernel, args)?;
         let (blocks, threads) = check_shape(kernel, shape, options)?;
+        let globals = self.globals.place(memory);
         let first_block = memory.blocks_so_far + 1;
         let Some(last) = memory.blocks_so_far.checked_add(blocks) else {
             return Err(Error::Launch("too many blocks for one memory's life".to_string()));
@@ -147,8 +148,9 @@ impl Module {
             steps: 0,
             lane_steps: 0,
         };
-        Launch { module: self, shape, options, machine, warps: new_warps(kernel, warps), random: Random(options.seed) }
-            .run(blocks, threads)
+        let warps = new_warps(kernel, warps);
+        let random = Random(options.seed);
+        Launch { module: self, shape, options, machine, warps, random, globals }.run(blocks, threads)
     }
 }
 
@@ -215,6 +217,8 @@ struct Launch<'a> {
     machine: Machine<'a>,
     warps: Vec<Warp>,
     random: Random,
+    /// Addresses of the module's variables.
+    globals: Vec<u64>,
 }
 
 impl Launch<'_> {
@@ -230,6 +234,7 @@ impl Launch<'_> {
             self.machine.shared.fill(0xff);
             for warp in &mut self.warps {
                 reset(warp, self.machine.kernel, self.shape, at, threads);
+                set_addresses(warp, self.machine.kernel, &self.globals);
             }
             self.run_block(at, threads)?;
         }
@@ -376,6 +381,13 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     bank.constants_pred.iter().for_each(|(slot, value)| warp.p[*slot as usize] = if *value { u32::MAX } else { 0 });
     for (slot, name) in &bank.special {
         warp.r[*slot as usize] = std::array::from_fn(|lane| special(name, shape, at, start, lane as u32));
+    }
+}
+
+/// Fills the slots that hold addresses of the module's variables.
+fn set_addresses(warp: &mut Warp, kernel: &Kernel, globals: &[u64]) {
+    for (slot, variable, offset) in &kernel.registers.addresses {
+        warp.d[*slot as usize] = [globals[*variable].wrapping_add(*offset as u64); LANES];
     }
 }
 

@@ -1,5 +1,7 @@
 //! Global memory: buffers with addresses far apart, so that an address that left its buffer meets no other one.
 
+use std::collections::HashMap;
+
 use crate::report::Error;
 use crate::shadow::Shadow;
 
@@ -22,6 +24,8 @@ pub struct Memory {
     pub(crate) buffers: Vec<Buffer>,
     /// Blocks that ran so far: no two blocks of a memory's life share a number, so that nothing need be cleared.
     pub(crate) blocks_so_far: u32,
+    /// Where the variables of a module are, by the module's number.
+    pub(crate) modules: HashMap<u64, Vec<u64>>,
 }
 
 /// Where an address of global memory points: a buffer, and how far from its start (even when that is outside).

@@ -308,6 +308,10 @@ pub(crate) enum Rare {
     Mma(Mma),
     /// Matrices of 8 x 8 values of 16 bits, from shared memory to fragments.
     LoadMatrix { slots: [R; 4], count: u32, transpose: bool, address: Address },
+    /// The bug that the program itself reports, with what it is.
+    Trap(String),
+    /// A clock, which counts the launch's instructions.
+    Clock { d: Slot },
     /// A matrix of 8 x 8 values of 16 bits, transposed within the warp.
     MoveMatrix { d: R, a: R },
 }

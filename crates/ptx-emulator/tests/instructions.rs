@@ -512,7 +512,7 @@ fn unknown_forms_stop_with_their_name() {
         }
     }
     for body in
-        ["add.s32 %r4, %nope, 1;", "add.s32 %r4;", "bra NOWHERE;", "add.s32 %rd4, %r1, %r2;", "mov.u32 %r4, %clock;"]
+        ["add.s32 %r4, %nope, 1;", "add.s32 %r4;", "bra NOWHERE;", "add.s32 %rd4, %r1, %r2;", "mov.u32 %r4, %smid;"]
     {
         assert!(matches!(run(body, "%r4", &[], 1), Err(Error::Parse { .. })), "{body}");
     }

@@ -1,8 +1,9 @@
 //! `mma`, `ldmatrix` and `movmatrix`.
 
 use super::rare::rare;
-use super::{Decoded, Decoder, Operand, Register};
+use super::{Decoded, Decoder, Operand};
 use crate::mma::MmaShape;
+use crate::names::Register;
 use crate::narrow::Format;
 use crate::op::{Mma, R, Rare};
 use crate::report::Error;

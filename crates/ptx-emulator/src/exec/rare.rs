@@ -1,6 +1,6 @@
 //! The operations behind `Op::Rare`.
 
-use super::{ALL, Flow, Found, LANES, Machine, Warp, lanes, logic};
+use super::{ALL, Flow, Found, LANES, Machine, Warp, find, lanes, logic};
 use crate::mma;
 use crate::op::{Address, Comparison, Mma, R, Rare, Space};
 use crate::report::Kind;
@@ -35,6 +35,8 @@ impl Machine<'_> {
             Rare::LoadMatrix { slots, count, transpose, address } => {
                 self.load_matrix(warp, &slots[..*count as usize], *transpose, *address)?;
             }
+            Rare::Trap(what) => return find(Kind::Trap, active.trailing_zeros() as usize, what.clone()),
+            Rare::Clock { d } => lanes(active).for_each(|lane| warp.set(*d, lane, self.steps)),
             Rare::MoveMatrix { d, a } => warp.r[*d as usize] = mma::transposed(&warp.r[*a as usize]),
         }
         Ok(Flow::Next)
