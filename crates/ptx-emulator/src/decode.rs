@@ -628,7 +628,12 @@ impl Decoder<'_, '_> {
         if into_float && !how.whole && how.round != Rounding::Nearest {
             return Ok(None);
         }
-        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a: self.source(1, from)? }))
+        // A whole number may stand in a wider register, whose low bits then count.
+        let a = match self.any_target(1) {
+            Ok(slot) if !matches!(from, Type::F32 | Type::F64 | Type::U64 | Type::S64) => slot,
+            _ => self.source(1, from)?,
+        };
+        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a }))
     }
 
     fn compare(&mut self, parts: &[&str]) -> Decoded {
@@ -687,8 +692,11 @@ impl Decoder<'_, '_> {
         let Some(&Operand::Address(name, offset)) = self.statement.operands.get(index) else {
             return self.missing(index, "an address in brackets");
         };
-        if let Some(slot) = self.names.register(name).and_then(|register| register.slot()) {
-            return Ok(Address { base: slot, offset });
+        if let Some(base) = self.names.register(name).and_then(|register| register.slot()) {
+            return match i32::try_from(offset) {
+                Ok(offset) => Ok(Address { base, offset }),
+                Err(_) => self.error("the offset does not fit 32 bits"),
+            };
         }
         let at = match self.names.symbol(name) {
             Some(Symbol::Global(variable)) => {
@@ -699,13 +707,16 @@ impl Decoder<'_, '_> {
             None => integer(name, false),
         };
         match at {
-            Some(at) => Ok(Address { base: Slot::D(self.names.constant64(at)), offset }),
+            Some(at) => {
+                let base = Slot::D(self.names.constant64(at.wrapping_add(offset as u64)));
+                Ok(Address { base, offset: 0 })
+            }
             None => self.error(format!("{name} is neither a register nor a variable")),
         }
     }
 
     /// The registers of a scalar or of `{a, b, c, d}`; sources may be numbers.
-    fn elements(&mut self, index: usize, size: u32, written: bool) -> Result<([Slot; 4], u32), Error> {
+    fn elements(&mut self, index: usize, size: u8, written: bool) -> Result<([Slot; 4], u8), Error> {
         let statement = self.statement;
         let list = match statement.operands.get(index) {
             Some(Operand::Vector(list)) => &list[..],
@@ -728,13 +739,13 @@ impl Decoder<'_, '_> {
                 None => return self.missing(index, "registers"),
             };
         }
-        Ok((slots, list.len() as u32))
+        Ok((slots, list.len() as u8))
     }
 
     fn memory(&mut self, parts: &[&str]) -> Decoded {
         let load = parts[0] != "st";
         let [_, qualifiers @ .., ty] = parts else { return Ok(None) };
-        let Some(size) = type_size(ty).filter(|size| *size <= 8) else { return Ok(None) };
+        let Some(size) = type_size(ty).filter(|size| *size <= 8).map(|size| size as u8) else { return Ok(None) };
         let (mut space, mut wanted, mut param) = (Space::Generic, 1, false);
         for qualifier in qualifiers {
             match *qualifier {
@@ -802,7 +813,7 @@ impl Decoder<'_, '_> {
             ("cas", "b32" | "b64") if wants_old => Atomic::CompareExchange,
             _ => return Ok(None),
         };
-        let size = type_size(ty).unwrap_or(4);
+        let size = type_size(ty).unwrap_or(4) as u8;
         let wide = size == 8;
         let first = usize::from(wants_old);
         let value = |decoder: &mut Self, index| {
@@ -814,7 +825,7 @@ impl Decoder<'_, '_> {
         let wants_old = wants_old && !ignored;
         let old = if wants_old { self.any_target(0)? } else { operand };
         let access = Access { space, size, signed: false, count: 1, slots: [old; 4], address: self.address(first)? };
-        Ok(Some(Op::Atomic { op, access, operand, swap, wants_old }))
+        Ok(Some(Op::Atomic { op, access: Box::new(access), operand, swap, wants_old }))
     }
 
     fn barrier(&mut self, parts: &[&str]) -> Decoded {

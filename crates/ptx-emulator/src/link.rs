@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::decode::{self, Operand, Statement};
 use crate::names::{Names, Symbol};
-use crate::op::{Instruction, Op, Pred, Rare};
+use crate::op::{Instruction, Op, Place, Pred, R, Rare};
 use crate::parse::{Body, Function, Kernel, Variable};
 use crate::report::Error;
 
@@ -35,10 +35,16 @@ impl<'a> Linker<'_, 'a> {
         kernel.shared = lay_out(0, &shared, &mut names);
         self.decode(&mut kernel, &body, &mut names, &mut Vec::new())?;
         // Falling off the end is an exit: no program counter ever points outside the code.
-        let (file, line) = kernel.code.last().map_or((0, 0), |last: &Instruction| (last.file, last.line));
+        let (file, line) = kernel.places.last().map_or((0, 0), |last| (last.file, last.line));
         kernel.opcodes.push("ret".to_string());
         let name = kernel.opcodes.len() as u32 - 1;
-        kernel.code.push(Instruction { op: Op::Exit, guard: None, line, file, name });
+        kernel.code.push(Instruction { op: Op::Exit, guard: None });
+        kernel.places.push(Place { line, file, name });
+        let bank = &names.bank;
+        if bank.r.max(bank.d).max(bank.p) > u32::from(R::MAX) {
+            let message = format!("{} has too many registers", kernel.name);
+            return Err(Error::Parse { line: body.statements.last().map_or(0, |last| last.line), message });
+        }
         kernel.registers = names.bank;
         Ok(kernel)
     }
@@ -187,7 +193,8 @@ fn push(kernel: &mut Kernel, statement: &Statement<'_>, op: Op, guard: Option<Pr
         kernel.opcodes.len() - 1
     }) as u32;
     let (file, line) = if statement.place.1 > 0 { statement.place } else { (0, statement.line) };
-    kernel.code.push(Instruction { op, guard, line, file, name });
+    kernel.code.push(Instruction { op, guard });
+    kernel.places.push(Place { line, file, name });
 }
 
 /// Gives every variable its offset, from `end` on; arrays without a size start after all others. The new end comes back.

@@ -8,11 +8,11 @@ use crate::mma::MmaShape;
 use crate::narrow::Narrow;
 
 /// A slot of 32 bits per lane.
-pub(crate) type R = u32;
+pub(crate) type R = u16;
 /// A slot of 64 bits per lane.
-pub(crate) type D = u32;
+pub(crate) type D = u16;
 /// A slot of one bit per lane.
-pub(crate) type P = u32;
+pub(crate) type P = u16;
 
 /// A slot of the 32-bit or of the 64-bit bank.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +241,7 @@ pub(crate) enum Space {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
     pub base: Slot,
-    pub offset: i64,
+    pub offset: i32,
 }
 
 /// A load or store of one to four elements.
@@ -249,10 +249,10 @@ pub(crate) struct Address {
 pub(crate) struct Access {
     pub space: Space,
     /// Bytes of an element.
-    pub size: u32,
+    pub size: u8,
     /// A loaded element smaller than its register is extended by its sign.
     pub signed: bool,
-    pub count: u32,
+    pub count: u8,
     pub slots: [Slot; 4],
     pub address: Address,
 }
@@ -516,17 +516,17 @@ pub(crate) enum Op {
         add: u64,
     },
     LoadParam {
-        size: u32,
+        size: u8,
         signed: bool,
         slots: [Slot; 4],
-        count: u32,
+        count: u8,
         offset: u32,
     },
     Load(Access),
     Store(Access),
     Atomic {
         op: Atomic,
-        access: Access,
+        access: Box<Access>,
         operand: Slot,
         swap: Slot,
         wants_old: bool,
@@ -563,12 +563,19 @@ pub(crate) enum Op {
     Fence,
 }
 
-/// A decoded instruction with its guard and its place in the source.
+/// A decoded instruction with its guard. Small, so that a loop's instructions stay in the processor's nearest cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Instruction {
     pub op: Op,
     /// Lanes for which this predicate is false do nothing.
     pub guard: Option<Pred>,
+}
+
+const _: () = assert!(size_of::<Instruction>() <= 40, "an instruction has grown: put what is rare in a box");
+
+/// Where an instruction stands in the source, for reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
     /// Line of the source, or of the PTX text where there is no line information.
     pub line: u32,
     /// Number of the source file; 0 without line information.

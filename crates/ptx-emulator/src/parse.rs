@@ -6,7 +6,7 @@ use crate::decode::{self, Operand, Statement};
 use crate::lexer::{Token, tokens};
 use crate::link::Linker;
 use crate::names::{Names, Registers, Symbol};
-use crate::op::Instruction;
+use crate::op::{Instruction, Place};
 use crate::report::Error;
 use crate::variable::{Declaration, Globals};
 
@@ -24,6 +24,8 @@ pub(crate) struct Kernel {
     pub name: String,
     pub params: Vec<Param>,
     pub code: Vec<Instruction>,
+    /// For each instruction of `code` where it stands.
+    pub places: Vec<Place>,
     /// The full opcodes that reports name.
     pub opcodes: Vec<String>,
     pub registers: Registers,

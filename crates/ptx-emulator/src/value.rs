@@ -5,16 +5,19 @@ use crate::op::*;
 /// The NaN that f32 instructions give.
 const NAN: u32 = 0x7fff_ffff;
 
+#[inline(always)]
 fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
 }
 
 /// The bits of a result: every NaN becomes the one that the hardware gives.
+#[inline(always)]
 pub(crate) fn bits(value: f32) -> u32 {
     if value.is_nan() { NAN } else { value.to_bits() }
 }
 
 /// Subnormal numbers become a zero of their sign.
+#[inline(always)]
 pub(crate) fn flush(bits: u32) -> u32 {
     if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
 }
@@ -34,7 +37,13 @@ pub(crate) fn saturate(bits: u32) -> u32 {
 ///
 /// A product of two f32 is exact in f64, and so is nearly always the rounding of the sum from f64 to f32. Only where
 /// the sum in f64 falls exactly between two f32, or below the smallest normal one, could two roundings differ from one.
-pub(crate) fn fma(a: u32, b: u32, c: u32) -> u32 {
+///
+/// Where the processor has the instruction (`FUSED`), it is taken; there a call into the C library would be slow.
+#[inline(always)]
+pub(crate) fn fma<const FUSED: bool>(a: u32, b: u32, c: u32) -> u32 {
+    if FUSED {
+        return bits(float(a).mul_add(float(b), float(c)));
+    }
     let sum = f64::from(float(a)) * f64::from(float(b)) + f64::from(float(c));
     let between = sum.to_bits() & 0x1fff_ffff == 0x1000_0000;
     if between || (sum.abs() < f64::from(f32::MIN_POSITIVE) && sum != 0.0) {
@@ -48,7 +57,7 @@ pub(crate) fn fma_directed(round: Rounding, a: u32, b: u32, c: u32) -> u32 {
     let (product, addend) = (f64::from(float(a)) * f64::from(float(b)), f64::from(float(c)));
     let sum = product + addend;
     if !sum.is_finite() || round == Rounding::Nearest {
-        return fma(a, b, c);
+        return fma::<false>(a, b, c);
     }
     let back = sum - product;
     let rest = (product - (sum - back)) + (addend - back);
@@ -175,6 +184,7 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
 }
 
 /// Instructions with two 64-bit sources.
+#[inline(always)]
 pub(crate) fn bin64(op: Bin64, a: u64, b: u64) -> u64 {
     let (x, y) = (a as i64, b as i64);
     let (p, q) = (f64::from_bits(a), f64::from_bits(b));
@@ -231,6 +241,7 @@ pub(crate) fn un64(op: Un64, a: u64) -> u64 {
 }
 
 /// Shifts of 64 bits.
+#[inline(always)]
 pub(crate) fn shift64(op: Shift, a: u64, b: u32) -> u64 {
     match op {
         Shift::Left => a.checked_shl(b).unwrap_or(0),
@@ -311,6 +322,7 @@ fn logic3(table: u8, a: u32, b: u32, c: u32) -> u32 {
 }
 
 /// The comparison of two values of a type.
+#[inline(always)]
 pub(crate) fn compare(how: Compare, ty: Type, ftz: bool, a: u64, b: u64) -> bool {
     use std::cmp::Ordering;
     let order: Option<Ordering> = match ty {
@@ -476,6 +488,57 @@ pub(crate) fn atomic(op: Atomic, size: u32, old: u64, operand: u64, swap: u64) -
             } else {
                 old
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Zeros, the smallest and largest numbers of each sort, ties, infinities, NaN.
+    const SPECIAL: [u32; 14] = [
+        0,
+        1,
+        2,
+        0x007f_ffff,
+        0x0080_0000,
+        0x0080_0001,
+        0x3f80_0000,
+        0x3f80_0001,
+        0x3f7f_ffff,
+        0x3380_0000,
+        0x7f7f_ffff,
+        0x7f80_0000,
+        0x7f80_0001,
+        0x7fff_ffff,
+    ];
+
+    fn check(a: u32, b: u32, c: u32) {
+        let expected = bits(float(a).mul_add(float(b), float(c)));
+        assert_eq!(fma::<true>(a, b, c), expected, "{a:#x} {b:#x} {c:#x}");
+        assert_eq!(fma::<false>(a, b, c), expected, "{a:#x} {b:#x} {c:#x}, without the instruction");
+    }
+
+    #[test]
+    fn a_product_sum_is_rounded_once_with_and_without_the_instruction() {
+        let special = || SPECIAL.iter().flat_map(|bits| [*bits, bits | 1 << 31]);
+        for (a, b) in special().flat_map(|a| special().map(move |b| (a, b))) {
+            special().for_each(|c| check(a, b, c));
+        }
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        for _ in 0..200_000 {
+            let (a, b, c) = (next(), next(), next());
+            check(a, b, c);
+            // Addends near the product: they cancel, or lie a few bits above or below it.
+            let product = (float(a) * float(b)).to_bits() ^ 1 << 31;
+            check(a, b, product.wrapping_add(c % 3).wrapping_sub(1));
+            check(a, b, product.wrapping_add((c % 50) << 23));
+            check(a, b, product.wrapping_sub((c % 50) << 23));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The operations behind `Op::Rare`.
 
-use super::{ALL, Flow, Found, LANES, Machine, Warp, find, lanes, logic};
+use super::{ALL, Flow, Found, LANES, Machine, Warp, find, lanes};
+use crate::access::addresses;
+use crate::compute::logic;
 use crate::mma;
 use crate::op::{Address, Comparison, Mma, R, Rare, Space};
 use crate::report::Kind;
-use crate::shadow::MANY;
 use crate::value;
 
 impl Machine<'_> {
@@ -45,13 +46,13 @@ impl Machine<'_> {
     /// Lane `8 * i + j` has the address of row j of matrix i. What is read goes to all lanes, so that it counts as read by
     /// all of them, though a report names the lane that gave the address.
     fn load_matrix(&mut self, warp: &mut Warp, slots: &[R], transpose: bool, address: Address) -> Found<()> {
-        let addresses = warp.addresses(address);
+        let addresses = addresses(warp, address);
         let mut found = [[0; LANES]; 4];
         for (matrix, fragment) in found[..slots.len()].iter_mut().enumerate() {
             let mut rows = [[0; 8]; 8];
             for (row, values) in rows.iter_mut().enumerate() {
                 let lane = matrix * 8 + row;
-                let bytes = self.peek(warp, lane, Space::Shared, addresses[lane], 16, MANY)?;
+                let bytes = self.read_for_all(warp, lane, (Space::Shared, addresses[lane]), 16)?;
                 for (value, pair) in values.iter_mut().zip(bytes.chunks_exact(2)) {
                     *value = u16::from_le_bytes([pair[0], pair[1]]);
                 }
