@@ -6,7 +6,7 @@ use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
 use crate::order::{MANY, SEGMENT, Stamp};
-use crate::report::Kind;
+use crate::report::{Finding, Kind};
 use crate::shadow::{Clash, Run, Touch};
 use crate::value;
 
@@ -34,23 +34,29 @@ pub(crate) struct Spot {
     pub start: usize,
 }
 
+/// The lanes' addresses.
+#[inline(always)]
+pub(crate) fn addresses(warp: &Warp, address: Address) -> [u64; LANES] {
+    let mut addresses = [0; LANES];
+    let offset = address.offset;
+    match address.base {
+        // Addresses of 32 bits are those of shared memory and stay in 32 bits.
+        Slot::R(r) => {
+            let base = &warp.r[r as usize];
+            (0..LANES).for_each(|lane| addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32)));
+        }
+        Slot::D(d) => {
+            let base = &warp.d[d as usize];
+            (0..LANES).for_each(|lane| addresses[lane] = base[lane].wrapping_add(i64::from(offset) as u64));
+        }
+    }
+    addresses
+}
+
 impl Aim {
     #[inline(always)]
     fn new(warp: &Warp, access: &Access) -> Aim {
-        let mut addresses = [0; LANES];
-        let offset = access.address.offset;
-        match access.address.base {
-            // Addresses of 32 bits are those of shared memory and stay in 32 bits.
-            Slot::R(r) => {
-                let base = &warp.r[r as usize];
-                (0..LANES).for_each(|lane| addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32)));
-            }
-            Slot::D(d) => {
-                let base = &warp.d[d as usize];
-                (0..LANES).for_each(|lane| addresses[lane] = base[lane].wrapping_add(i64::from(offset) as u64));
-            }
-        }
-        Aim { addresses, bytes: access.size as usize * access.count as usize }
+        Aim { addresses: addresses(warp, access.address), bytes: access.size as usize * access.count as usize }
     }
 
     /// Whether `count` lanes from `first` on are evenly spaced, and how far.
@@ -304,6 +310,13 @@ impl Machine<'_> {
         bytes: usize,
         touch: Touch,
     ) -> Found<Spot> {
+        let spot = self.place(lane, (space, address), bytes)?;
+        self.sanitize(warp, spot, &Run::single(lane as u32, spot.start, bytes), touch)?;
+        Ok(spot)
+    }
+
+    /// The place that one lane's address means: aligned, and within a memory.
+    pub fn place(&self, lane: usize, (space, address): (Space, u64), bytes: usize) -> Found<Spot> {
         let (space, address) = space_of(space, address);
         if address & (bytes as u64 - 1) != 0 {
             return find(Kind::Misaligned, lane, format!("{bytes} bytes at address {address:#x}"));
@@ -318,9 +331,21 @@ impl Machine<'_> {
             let whose = self.memory_name(space, number);
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
         }
-        let spot = Spot { space, number, start: offset as usize };
-        self.sanitize(warp, spot, &Run::single(lane as u32, spot.start, bytes), touch)?;
-        Ok(spot)
+        Ok(Spot { space, number, start: offset as usize })
+    }
+
+    /// Reads bytes that all lanes of the warp get, from an address that one of them gives, which a report names.
+    pub fn read_for_all(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (space, address): (Space, u64),
+        bytes: usize,
+    ) -> Found<&[u8]> {
+        let spot = self.place(lane, (space, address), bytes)?;
+        let run = Run { mask: ALL, ..Run::single(lane as u32, spot.start, bytes) };
+        self.sanitize(warp, spot, &run, Touch::Read).map_err(|finding| Finding { lane: lane as u32, ..finding })?;
+        Ok(&self.bytes(spot)[spot.start..spot.start + bytes])
     }
 
     fn memory_name(&self, space: Space, number: usize) -> String {
@@ -363,7 +388,7 @@ impl Machine<'_> {
 
     /// The words for a clash.
     #[cold]
-    fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> crate::report::Finding {
+    fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> Finding {
         let whose = self.memory_name(spot.space, spot.number);
         let (Clash::Unwritten { lane } | Clash::Race { lane, .. }) = clash;
         let bytes = run.bytes;
@@ -375,7 +400,7 @@ impl Machine<'_> {
                 (Kind::Race, format!("{did} {bytes} bytes at {at} of {whose}, unordered with a {before} by {other}"))
             }
         };
-        crate::report::Finding { kind, lane, detail }
+        Finding { kind, lane, detail }
     }
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {

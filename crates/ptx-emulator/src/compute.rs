@@ -4,6 +4,7 @@
 //! then take over the results of the lanes that run. That is why no operation may fail, whatever an idle lane holds.
 
 use crate::exec::{ALL, Found, LANES, Warp, blend, find, lanes};
+use crate::narrow;
 use crate::op::*;
 use crate::report::Kind;
 use crate::value;
@@ -155,6 +156,7 @@ fn rare(warp: &mut Warp, op: &Op, active: u32) {
         Op::Window { d, a, add } => {
             lanes(active).for_each(|lane| warp.set(d, lane, warp.get(a, lane).wrapping_add(add)));
         }
+        Op::Narrow { op, d, a, b, c } => warp.map3(d, a, b, c, active, |a, b, c| narrow::apply(op, a, b, c)),
         Op::Convert { how, d, a } => {
             lanes(active).for_each(|lane| warp.set(d, lane, value::convert(how, warp.get(a, lane))));
         }
@@ -208,7 +210,8 @@ fn mul_signed(a: u32, b: u32) -> u64 {
     (i64::from(a as i32) * i64::from(b as i32)) as u64
 }
 
-fn logic(op: Logic, a: u32, b: u32) -> u32 {
+/// Logic of masks.
+pub(crate) fn logic(op: Logic, a: u32, b: u32) -> u32 {
     match op {
         Logic::And => a & b,
         Logic::Or => a | b,

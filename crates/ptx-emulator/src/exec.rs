@@ -1,5 +1,7 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod rare;
+
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
 use crate::memory::Memory;
@@ -293,6 +295,7 @@ impl Machine<'_> {
             }
             Op::Shuffle { .. } => shuffle(warp, &instruction.op, active)?,
             Op::Fence => warp.order.fence(&mut self.history),
+            Op::Rare(op) => return self.rare(warp, op, active, mask),
             op => compute::<FUSED>(warp, op, active),
         }
         Ok(Flow::Next)

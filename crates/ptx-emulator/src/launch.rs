@@ -125,6 +125,7 @@ impl Module {
         };
         let params = gather(kernel, args)?;
         let (blocks, threads) = check_shape(kernel, shape, options)?;
+        let globals = self.globals.place(memory);
         let shared = (kernel.shared + shape.dynamic_shared) as usize;
         let warps = threads.div_ceil(LANES as u32) as usize;
         let forget = memory.next_stamp > HALF;
@@ -149,7 +150,8 @@ impl Module {
             lane_steps: 0,
         };
         let warps = new_warps(kernel, warps);
-        let mut launch = Launch { module: self, shape, options, machine, warps, random: Random(options.seed) };
+        let random = Random(options.seed);
+        let mut launch = Launch { module: self, shape, options, machine, warps, random, globals };
         let result = launch.run(blocks, threads);
         launch.machine.memory.next_stamp = launch.machine.history.next();
         result
@@ -222,6 +224,8 @@ struct Launch<'a> {
     machine: Machine<'a>,
     warps: Vec<Warp>,
     random: Random,
+    /// Addresses of the module's variables.
+    globals: Vec<u64>,
 }
 
 impl Launch<'_> {
@@ -237,6 +241,7 @@ impl Launch<'_> {
             let block_start = self.machine.history.next();
             for warp in &mut self.warps {
                 reset(warp, self.machine.kernel, self.shape, at, threads);
+                set_addresses(warp, self.machine.kernel, &self.globals);
                 let block = self.machine.first_block + number as u32;
                 warp.order.start(&mut self.machine.history, block, block_start, warp.alive);
             }
@@ -392,6 +397,13 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     bank.constants_pred.iter().for_each(|(slot, value)| warp.p[*slot as usize] = if *value { u32::MAX } else { 0 });
     for (slot, name) in &bank.special {
         warp.r[*slot as usize] = std::array::from_fn(|lane| special(name, shape, at, start, lane as u32));
+    }
+}
+
+/// Fills the slots that hold addresses of the module's variables.
+fn set_addresses(warp: &mut Warp, kernel: &Kernel, globals: &[u64]) {
+    for (slot, variable, offset) in &kernel.registers.addresses {
+        warp.d[*slot as usize] = [globals[*variable].wrapping_add(*offset as u64); LANES];
     }
 }
 

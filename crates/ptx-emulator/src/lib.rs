@@ -43,13 +43,18 @@ mod decode;
 mod exec;
 mod launch;
 mod lexer;
+mod link;
 mod memory;
+mod mma;
+mod names;
+mod narrow;
 mod op;
 mod order;
 mod parse;
 mod report;
 mod shadow;
 mod value;
+mod variable;
 
 pub use launch::{Arg, Options, Shape, Stats};
 pub use memory::Memory;

@@ -1,5 +1,7 @@
 //! Global memory: buffers with addresses far apart, so that an address that left its buffer meets no other one.
 
+use std::collections::HashMap;
+
 use crate::order::{SEGMENT, Stamp};
 use crate::report::Error;
 use crate::shadow::GlobalShadow;
@@ -23,11 +25,13 @@ pub struct Memory {
     pub(crate) buffers: Vec<Buffer>,
     /// The first stamp of the next launch: they go on from launch to launch, so that nothing need be cleared.
     pub(crate) next_stamp: Stamp,
+    /// Where the variables of a module are, by the module's number.
+    pub(crate) modules: HashMap<u64, Vec<u64>>,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { buffers: Vec::new(), next_stamp: SEGMENT }
+        Memory { buffers: Vec::new(), next_stamp: SEGMENT, modules: HashMap::new() }
     }
 }
 

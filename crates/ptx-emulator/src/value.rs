@@ -12,7 +12,7 @@ fn float(bits: u32) -> f32 {
 
 /// The bits of a result: every NaN becomes the one that the hardware gives.
 #[inline(always)]
-fn bits(value: f32) -> u32 {
+pub(crate) fn bits(value: f32) -> u32 {
     if value.is_nan() { NAN } else { value.to_bits() }
 }
 
@@ -88,6 +88,8 @@ pub(crate) fn un32(op: Un32, ftz: bool, a: u32) -> u32 {
         Un32::Not => !a,
         Un32::Not16 => !a & 0xffff,
         Un32::NegInt => a.wrapping_neg(),
+        Un32::Neg16 => a.wrapping_neg() & 0xffff,
+        Un32::Abs16 => u32::from((a as i16).unsigned_abs()),
         Un32::AbsInt => (a as i32).wrapping_abs() as u32,
         Un32::NegFloat => flush_if(ftz, a) ^ 1 << 31,
         Un32::AbsFloat => flush_if(ftz, a) & !(1 << 31),
@@ -163,6 +165,10 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
         Bin32::Add16 => a.wrapping_add(b) & 0xffff,
         Bin32::Sub16 => a.wrapping_sub(b) & 0xffff,
         Bin32::MulLow16 => a.wrapping_mul(b) & 0xffff,
+        Bin32::DivSigned16 => bin32(Bin32::DivSigned, a as i16 as u32, b as i16 as u32) & 0xffff,
+        Bin32::RemSigned16 => bin32(Bin32::RemSigned, a as i16 as u32, b as i16 as u32) & 0xffff,
+        Bin32::MinSigned16 => i32::from((a as i16).min(b as i16)) as u32 & 0xffff,
+        Bin32::MaxSigned16 => i32::from((a as i16).max(b as i16)) as u32 & 0xffff,
         Bin32::Shl16 => a.checked_shl(b).unwrap_or(0) & 0xffff,
         Bin32::ShrSigned16 => (i32::from(a as i16) >> b.min(15)) as u32 & 0xffff,
         Bin32::ShrUnsigned16 => (a & 0xffff).checked_shr(b).unwrap_or(0),
@@ -224,6 +230,7 @@ pub(crate) fn bin64(op: Bin64, a: u64, b: u64) -> u64 {
 pub(crate) fn un64(op: Un64, a: u64) -> u64 {
     match op {
         Un64::Not => !a,
+        Un64::ReverseBits => a.reverse_bits(),
         Un64::NegInt => a.wrapping_neg(),
         Un64::AbsInt => (a as i64).wrapping_abs() as u64,
         Un64::NegFloat => a ^ 1 << 63,
@@ -255,8 +262,19 @@ pub(crate) fn tern32(op: Tern32, a: u32, b: u32, c: u32) -> u32 {
         Tern32::Permute => permute(a, b, c),
         Tern32::FunnelLeftWrap => ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32,
         Tern32::FunnelRightWrap => ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32,
+        Tern32::FunnelLeftClamp => ((u64::from(b) << 32 | u64::from(a)) << c.min(32) >> 32) as u32,
+        Tern32::FunnelRightClamp => ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32,
+        Tern32::MadLow16 => a.wrapping_mul(b).wrapping_add(c) & 0xffff,
+        Tern32::DotBytes { a_signed, b_signed } => dot_bytes(a_signed, b_signed, a, b).wrapping_add(c),
         Tern32::Logic3(table) => logic3(table, a, b, c),
     }
+}
+
+/// The sum of the products of four bytes each.
+fn dot_bytes(a_signed: bool, b_signed: bool, a: u32, b: u32) -> u32 {
+    let byte = |signed: bool, value: u8| if signed { i32::from(value as i8) } else { i32::from(value) };
+    let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+    products.map(|(a, b)| byte(a_signed, a) * byte(b_signed, b)).sum::<i32>() as u32
 }
 
 /// `length` bits from `position` on, of which only the low byte counts each.
