@@ -63,7 +63,7 @@ impl Memory {
             && let Some(buffer) = self.buffers.get_mut(number)
         {
             let name = format!("{} (freed)", buffer.name);
-            *buffer = Buffer { name, data: Vec::new(), written: Vec::new(), shadow: Shadow::new(0) };
+            *buffer = Buffer { name, data: Vec::new(), written: Vec::new(), shadow: GlobalShadow::new(0) };
         }
     }
 
