@@ -90,22 +90,29 @@ pub struct DataArgs {
 
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// Device that computes
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Device that computes: the processor, or an NVIDIA GPU, by its number if there are several
+    ///
+    /// auto takes the first GPU if the program was built with `--features cuda` and there is one that can be used, else
+    /// the processor.
+    #[arg(long, value_name = "auto|cpu|cuda|cuda:N", value_parser = device, default_value = "auto", env = "FUSED_LSTM_DEVICE")]
     pub device: Device,
     /// Threads of the CPU engine; results do not depend on their number [default: one for each core]
     #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<u16>,
+    /// Compile the kernels of a GPU anew, and do not keep them for the next start
+    #[arg(long)]
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub no_cache: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// The best that there is
     Auto,
     /// The processor
     Cpu,
-    /// An NVIDIA GPU
-    Cuda,
+    /// The NVIDIA GPU with this number
+    Cuda(usize),
 }
 
 #[derive(Args)]
@@ -281,6 +288,10 @@ pub enum EngineName {
     Reference,
     /// The fast CPU engine
     Cpu,
+    /// The CUDA engine on an NVIDIA GPU
+    Cuda,
+    /// The CUDA engine on an emulated GPU, which checks every access of the kernels; slow
+    Emulator,
 }
 
 #[derive(Args)]
@@ -344,6 +355,16 @@ fn architecture(text: &str) -> Result<String, String> {
     let good =
         digits.is_some_and(|digits| (2..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()));
     if good { Ok(text.into()) } else { Err("give an architecture such as sm_90".into()) }
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    let ordinal = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => ordinal(text).map(Device::Cuda).ok_or_else(|| "choose one of auto, cpu, cuda, cuda:0, cuda:1, …".into()),
+    }
 }
 
 fn size(text: &str) -> Result<usize, String> {

@@ -1,5 +1,6 @@
 //! `fused-lstm bench`: whole iterations, on data in memory.
 
+use super::device::Chosen;
 use super::output::{line, thousands};
 use crate::cli::{BenchArgs, BenchName};
 use fused_lstm::data::batches::Order;
@@ -28,7 +29,7 @@ const FEWEST: usize = 5;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    super::check_device(&args.device)?;
+    let device = Chosen::open(&args.device)?;
     if !(args.seconds > 0.0 && args.seconds <= MOST_SECONDS) {
         let found = format!("it is not between 0 and {MOST_SECONDS}");
         return Err(Error::usage(format!("--seconds {:?}", args.seconds), found, "give a number such as 5"));
@@ -41,7 +42,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     super::check_sizes(dims, flags, batch)?;
     let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(args.batch_size);
     let data = Arc::new(data(dims, sequences));
-    let mut engine = super::engine(&args.device, Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone())?;
+    let mut engine = device.engine(Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone())?;
     engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 0)))?;
     let mut order = Order::new(data.train.len(), 0);
     let mut place = 0;

@@ -1,5 +1,6 @@
 //! `fused-lstm eval`: how good a checkpoint is.
 
+use super::device::Chosen;
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
 use crate::cli::{EvalArgs, SplitName};
@@ -16,8 +17,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     // A broken checkpoint is told before data is looked for.
     let (config, _) = Checkpoint::load_model(&args.model)?;
+    let device = Chosen::open(&args.device)?;
     let data = super::dataset(&args.data, Some(&config.data), &progress)?;
-    let (_, mut engine) = super::load_model(&args.model, &args.device, Some(data.clone()))?;
+    let (_, mut engine) = super::load_model(&args.model, device, Some(data.clone()))?;
     let (name, split) = match args.split {
         SplitName::Train => ("train", Split::Train),
         SplitName::Validation => ("validation", Split::Validation),

@@ -1,7 +1,8 @@
-//! One file for each command; the only place that chooses an engine.
+//! One file for each command; `device` chooses an engine.
 
 pub mod bench;
 pub mod data;
+mod device;
 pub mod eval;
 pub mod help;
 pub mod kernels;
@@ -15,14 +16,13 @@ mod progress;
 pub use output::written;
 pub use progress::complain;
 
-use crate::cli::{DataArgs, Device, DeviceArgs};
+use crate::cli::DataArgs;
+use device::Chosen;
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
-use fused_lstm::cpu::CpuEngine;
 use fused_lstm::data::source::{self, Source};
 use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
-use fused_lstm::optimizer::Adam;
 use fused_lstm::progress::Progress;
 use fused_lstm::shape::{Dims, ParamLayout};
 use fused_lstm::{Error, Result};
@@ -47,24 +47,6 @@ fn each(files: &[PathBuf], mut work: impl FnMut(&Path) -> Result<()>) -> u8 {
         }
     }
     code
-}
-
-/// Says at once, before data is looked for, if the device is not there.
-fn check_device(args: &DeviceArgs) -> Result<()> {
-    match args.device {
-        Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda => Err(Error::Device {
-            device: "--device cuda".into(),
-            found: "this version has no CUDA engine".into(),
-            remedy: "use --device cpu".into(),
-        }),
-    }
-}
-
-/// The engine for a device, holding `data`.
-fn engine(args: &DeviceArgs, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
-    check_device(args)?;
-    Ok(Box::new(CpuEngine::new(model, adam, data, args.threads.unwrap_or(0).into())?))
 }
 
 /// Checks the sizes that `flag` (with its value) asked for: that they can be counted, and that a model of them and
@@ -102,7 +84,7 @@ fn dataset(args: &DataArgs, trained_on: Option<&str>, progress: &dyn Progress) -
 }
 
 /// A model from a checkpoint that is to run on `data`.
-fn load_model(folder: &Path, device: &DeviceArgs, data: Option<Arc<Dataset>>) -> Result<(Config, Box<dyn Engine>)> {
+fn load_model(folder: &Path, device: Chosen, data: Option<Arc<Dataset>>) -> Result<(Config, Box<dyn Engine>)> {
     let (config, parameters) = Checkpoint::load_model(folder)?;
     let data = match data {
         Some(data) => {
@@ -111,7 +93,7 @@ fn load_model(folder: &Path, device: &DeviceArgs, data: Option<Arc<Dataset>>) ->
         }
         None => Arc::new(nothing(config.model)),
     };
-    let mut engine = engine(device, config.model, config.adam, data)?;
+    let mut engine = device.engine(config.model, config.adam, data)?;
     engine.set_state(&State::new(parameters))?;
     Ok((config, engine))
 }

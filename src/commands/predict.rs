@@ -1,5 +1,6 @@
 //! `fused-lstm predict`: what a checkpoint takes pictures for.
 
+use super::device::Chosen;
 use super::output::{event, line, percent};
 use crate::cli::PredictArgs;
 use fused_lstm::data::{Sequences, Values, idx, picture};
@@ -15,7 +16,7 @@ const TOP: usize = 3;
 
 /// Runs the command and returns the exit code. A file that cannot be used does not keep the others from being classified.
 pub fn run(args: &PredictArgs) -> Result<u8> {
-    let (config, mut engine) = super::load_model(&args.model, &args.device, None)?;
+    let (config, mut engine) = super::load_model(&args.model, Chosen::open(&args.device)?, None)?;
     Ok(super::each(&args.files, |file| predict(args, config.model, engine.as_mut(), file)))
 }
 

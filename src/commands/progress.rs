@@ -69,6 +69,13 @@ impl Progress for Shown {
     }
 }
 
+/// Writes a line that the user should know, where no bar is shown.
+#[cfg(feature = "cuda")]
+pub fn note(text: &str) {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Writes an error as the program ends with it, or goes on in spite of it.
 pub fn complain(error: &fused_lstm::Error) {
     // Where standard error is closed there is nobody to tell.

@@ -1,5 +1,6 @@
 //! `fused-lstm train`: the main job.
 
+use super::device::Chosen;
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
 use crate::cli::TrainArgs;
@@ -25,7 +26,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn run(args: &TrainArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     let resumed = args.resume.as_deref().map(Checkpoint::load).transpose()?;
-    super::check_device(&args.device)?;
+    let device = Chosen::open(&args.device)?;
     let save = args.save.clone().or_else(|| args.resume.clone());
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
@@ -47,7 +48,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if let Some(folder) = &plan.save {
         Checkpoint::prepare(folder)?;
     }
-    let mut engine = super::engine(&args.device, config.model, config.adam, data.clone())?;
+    let mut engine = device.engine(config.model, config.adam, data.clone())?;
     engine.set_state(&state)?;
     let set_up_time = set_up.elapsed();
 

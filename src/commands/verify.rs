@@ -1,13 +1,17 @@
 //! `fused-lstm verify`: does an engine compute what a fixture expects?
 
+use super::device::Chosen;
 use super::output::line;
-use crate::cli::{DeviceArgs, EngineName, VerifyArgs};
-use fused_lstm::engine::Engine;
+use crate::cli::{Device, DeviceArgs, EngineName, VerifyArgs};
+use fused_lstm::data::Dataset;
+use fused_lstm::engine::{Engine, Model};
 use fused_lstm::fixture::Fixture;
+use fused_lstm::optimizer::Adam;
 use fused_lstm::reference::ReferenceEngine;
 use fused_lstm::{Error, Result};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Most tensors that a failure names.
 const NAMED: usize = 3;
@@ -21,13 +25,7 @@ pub fn run(args: &VerifyArgs) -> u8 {
 /// Runs one fixture.
 fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
     let fixture = Fixture::read(path)?;
-    let mut engine: Box<dyn Engine> = match args.engine {
-        EngineName::Reference => Box::new(ReferenceEngine::<f64>::new(fixture.model, fixture.adam, fixture.dataset())),
-        EngineName::Cpu => {
-            let device = DeviceArgs { device: crate::cli::Device::Cpu, threads: args.threads };
-            super::engine(&device, fixture.model, fixture.adam, fixture.dataset())?
-        }
-    };
+    let mut engine = engine(args, &fixture)?;
     let dims = fixture.model.dims;
     line(&format!(
         "{}: B {}, T {}, I {}, P {}, H {}, K {}; {}",
@@ -66,6 +64,36 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
         line(&format!("  written to {}", to.display()))?;
     }
     if outside.is_empty() { Ok(()) } else { Err(Error::Failed(failure(path, outside))) }
+}
+
+fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
+    let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
+    let on = |device| {
+        let device = DeviceArgs { device, threads: args.threads, no_cache: false };
+        Chosen::open(&device)?.engine(model, adam, data.clone())
+    };
+    match args.engine {
+        EngineName::Reference => Ok(Box::new(ReferenceEngine::<f64>::new(model, adam, data))),
+        EngineName::Cpu => on(Device::Cpu),
+        EngineName::Cuda => on(Device::Cuda(0)),
+        EngineName::Emulator => emulator(model, adam, data),
+    }
+}
+
+#[cfg(feature = "emulator")]
+fn emulator(model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+    use fused_lstm::cuda::{CudaEngine, emulated::Emulated, kept};
+    let device = Emulated::new(kept::ptx(), Default::default())?;
+    Ok(Box::new(CudaEngine::new(device, model, adam, data)?))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn emulator(_: Model, _: Adam, _: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+    Err(Error::Device {
+        device: "--engine emulator".into(),
+        found: "this program was built without the emulator".into(),
+        remedy: "build it with `cargo build --release --features emulator`".into(),
+    })
 }
 
 /// `0.00012` as `1.2e-4`, and a plain zero as `0`.
