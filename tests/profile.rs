@@ -82,7 +82,10 @@ fn clipping_and_split_products_are_seen() {
     assert_eq!(of(&seen, "squared_norm_parts"), (1, 4 * (n + 1), 2 * n));
     assert_eq!(of(&seen, "clip_factor"), (1, 8, 4));
     assert_eq!(of(&seen, "adam"), (1, 4 * (7 * n + 3), 13 * n));
-    // 140 summands of two weight gradients are cut in two parts each.
+    // 140 summands of two weight gradients are cut in two parts each: W_h's [5,20] and the fold's [4,20].
+    let cut = (5 * 140 + 140 * 20 + 2 * 100) + (4 * 140 + 140 * 20 + 2 * 80);
+    let bytes = (5 * 70 + 70 * 6 + 30) + cut + (16 + 80 + 80);
+    assert_eq!(of(&seen, "product_tn"), (4, 4 * bytes, 2 * (5 * 6 * 70 + 100 * 140 + 80 * 140 + 4 * 4 * 20)));
     assert_eq!(of(&seen, "sum_parts"), (3, 4 * (3 * 100 + 3 * 80 + 40), 200 + 160 + 20));
 }
 

@@ -27,7 +27,7 @@ pub struct Job {
     pub data: Arc<Dataset>,
     /// Sequences in a batch.
     pub batch: usize,
-    /// About how long to repeat each of the two measurements; each is done [`FEWEST`] times at least.
+    /// About how long to repeat each of the two measurements; each is done three times at least.
     pub each: Duration,
 }
 

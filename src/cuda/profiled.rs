@@ -49,13 +49,13 @@ pub struct Recording<G> {
 }
 
 /// Summands of the product that goes before a timed launch.
-const LEAD_SUMMANDS: usize = 1 << 14;
+const LEAD_SUMMANDS: usize = 1 << 12;
 const LEAD_ROWS: usize = 32;
 const LEAD_COLUMNS: usize = 64;
 
 /// A product of one block, long and small: while the device computes it, the launch to be timed and both marks around it
-/// arrive, so that the time between the marks has no waiting for this program in it. It needs 6 MB, so it leaves most of
-/// what a GPU has in its cache.
+/// arrive, so that the time between the marks has no waiting for this program in it. It needs 1.6 MB, so it leaves
+/// most of what a GPU has in its cache.
 struct Lead<D: Device> {
     a: Buffer<D, f32>,
     b: Buffer<D, f32>,
