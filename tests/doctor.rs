@@ -2,10 +2,9 @@
 
 mod support;
 
-use fused_lstm::data::synthetic;
 use serde_json::Value;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::process::Command;
 use support::{Folder, Run, program, write_data};
 
 /// Checks that are there on every machine, in their order, with the features that tests are built with.
@@ -224,21 +223,56 @@ fn several_failures_are_all_named() {
     run.ends_with_error(1, &["does not work: data, nvrtc;"]);
 }
 
-#[test]
-fn in_a_release_build_it_takes_less_than_three_seconds() {
-    if cfg!(debug_assertions) {
-        return println!("skipped: a debug build's speed means nothing");
+/// A driver's library of this test's own: its version, and what it answers to being started. None where there is no C
+/// compiler, or where libraries are not looked for in `LD_LIBRARY_PATH`.
+fn pretended_driver(machine: &Machine, version: u32, init: u32) -> Option<String> {
+    let source = format!(
+        "int cuDriverGetVersion(int* version) {{ *version = {version}; return 0; }}\n\
+         int cuInit(unsigned flags) {{ return {init}; }}\n\
+         int cuGetErrorName(int error, const char** text) {{ *text = \"CUDA_ERROR_PRETENDED\"; return 0; }}\n\
+         int cuGetErrorString(int error, const char** text) {{ *text = \"pretended\"; return 0; }}\n"
+    );
+    let folder = machine.0.path(&format!("driver-{version}-{init}"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("driver.c"), source).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"]).current_dir(&folder);
+    let is_made = cfg!(target_os = "linux") && compiler.status().is_ok_and(|status| status.success());
+    if !is_made {
+        println!("skipped: no C compiler makes a driver to pretend with");
+        return None;
     }
+    // Under both names that the library is asked for by.
+    fs::copy(folder.join("libcuda.so.1"), folder.join("libcuda.so")).unwrap();
+    Some(folder.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_driver_that_is_too_old_fails() {
     let machine = Machine::new();
-    // As the user's machine: with NVRTC where there is one. The best of three, for the machine may be busy.
-    let nvrtc = std::env::var("FUSED_LSTM_NVRTC").unwrap_or_default();
-    let run = || {
-        let started = Instant::now();
-        let run = machine.doctor(&[], &[("FUSED_LSTM_NVRTC", &nvrtc)]).succeeds();
-        (started.elapsed(), run)
-    };
-    let (fastest, run) = (0..3).map(|_| run()).min_by_key(|(took, _)| *took).unwrap();
-    println!("{fastest:?} with {} synthetic digits drawn", synthetic::TRAIN);
-    // Starting a GPU's context takes what it takes.
-    assert!(has_gpu(&run) || fastest < Duration::from_secs(3), "{fastest:?}: {run:#?}");
+    let Some(folder) = pretended_driver(&machine, 10_020, 0) else { return };
+    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]);
+    holds(line(&run, "FAIL", "driver"), &["for CUDA 10.2", "too old", "11.4 or newer"]);
+    holds(line(&run, "WARN", "gpu"), &["see the line of the driver"]);
+    run.ends_with_error(1, &["does not work: driver;"]);
+}
+
+#[test]
+fn a_driver_that_knows_no_gpu_is_a_warning() {
+    let machine = Machine::new();
+    let Some(folder) = pretended_driver(&machine, 12_040, 100) else { return };
+    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]).succeeds();
+    holds(line(&run, "PASS", "driver"), &["for CUDA 12.4, ", &folder, "libcuda.so"]);
+    holds(line(&run, "WARN", "gpu"), &["knows no GPU", "nvidia-smi"]);
+}
+
+#[test]
+fn a_driver_that_cannot_be_started_fails() {
+    let machine = Machine::new();
+    // The library and the kernel's module have different versions.
+    let Some(folder) = pretended_driver(&machine, 13_000, 803) else { return };
+    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]);
+    line(&run, "PASS", "driver");
+    holds(line(&run, "FAIL", "gpu"), &["CUDA_ERROR_PRETENDED (pretended)", "restart the machine"]);
+    run.ends_with_error(1, &["does not work: gpu;"]);
 }
