@@ -1,8 +1,9 @@
-//! The CUDA path, as far as it needs no GPU: the kernels' text, and their compilation by NVRTC when the program runs.
+//! The CUDA path: the kernels' text, their compilation when the program runs, and the engine that drives them.
 //!
 //! | module | what |
 //! | --- | --- |
 //! | [`sources`] | the embedded text of `kernels/`, and its hash |
+//! | [`tiles`] | sizes of blocks and tiles, out of that text |
 //! | [`find`] | where NVRTC may lie |
 //! | [`nvrtc`] | the library, opened when it is needed; compiling |
 //! | [`program`] | what the device runs: from the cache, compiled, or kept |
@@ -10,14 +11,38 @@
 //! | [`kernels`] | all kernels, compiled for one architecture |
 //! | [`kept`] | the kernels' PTX that is kept in the repository |
 //! | [`resources`] | registers, shared memory, spills and occupancy of each kernel |
+//! | [`device`] | the seam: memory, launches, recorded launches |
+//! | [`driver`] | a real GPU behind it, through NVIDIA's driver |
+//! | `emulated` | the emulator behind it (feature `emulator`) |
+//! | [`estimate`] | how much memory something takes |
+//! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
+//! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
+//! | [`engine`] | the engine: data, recorded iterations, results |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
 
+pub mod adam;
+pub mod backward;
 pub mod cache;
+pub mod device;
+pub mod driver;
+#[cfg(feature = "emulator")]
+pub mod emulated;
+pub mod engine;
+pub mod estimate;
 pub mod find;
+pub mod forward;
+pub mod gather;
 pub mod kept;
 pub mod kernels;
+pub mod linear;
+pub mod lstm;
 pub mod nvrtc;
 pub mod program;
 pub mod resources;
+pub mod softmax_xent;
 pub mod sources;
+pub mod tiles;
+pub mod weights;
+
+pub use engine::CudaEngine;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod models;
+
 use fused_lstm::data::{Sequences, Values, synthetic};
 use serde_json::Value;
 use std::fs;

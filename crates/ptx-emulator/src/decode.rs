@@ -1,11 +1,14 @@
 //! Statements to operations. Here, and nowhere else, the full opcode decides what an instruction does: an opcode of
 //! which one part is not known is an error that names it.
 
-use std::collections::HashMap;
+mod narrow;
+mod rare;
+mod tensor;
 
+use crate::names::{Names, Register, Symbol};
 use crate::op::*;
-use crate::parse::{Names, Register};
 use crate::report::Error;
+use rare::rare;
 
 /// An operand as it stands in the text.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct Statement<'a> {
     pub line: u32,
     /// File and line of the source; line 0 when unknown.
     pub place: (u32, u32),
+    /// The scope that its names are looked up in.
+    pub scope: usize,
 }
 
 /// Where generic addresses of shared memory start.
@@ -59,6 +64,14 @@ pub(crate) fn integer(word: &str, negative: bool) -> Option<u64> {
         None => digits.parse().ok()?,
     };
     Some(if negative { value.wrapping_neg() } else { value })
+}
+
+/// The bits of an operand that is a literal.
+pub(crate) fn number(operand: &Operand<'_>) -> Option<u64> {
+    match *operand {
+        Operand::Word { word, negative, offset: 0 } => literal(word, negative),
+        _ => None,
+    }
 }
 
 /// The bits of a literal: a whole number, `0f3F800000` or `0d3FF0000000000000`.
@@ -94,13 +107,16 @@ const SPECIAL: [&str; 14] = [
     "%laneid",
     "%warpid",
 ];
+/// Clocks, with the bits of their type.
+const CLOCKS: [(&str, &str); 5] =
+    [("32", "%clock"), ("32", "%clock_hi"), ("64", "%clock64"), ("64", "%globaltimer"), ("32", "%globaltimer_lo")];
 const SPECIAL_MASKS: [&str; 5] = ["%lanemask_eq", "%lanemask_lt", "%lanemask_le", "%lanemask_gt", "%lanemask_ge"];
 
 impl Names<'_> {
     /// A predicate that guards or feeds an instruction.
     pub fn pred(&mut self, name: &str, negate: bool, statement: &Statement<'_>) -> Result<Pred, Error> {
-        match self.registers.get(name) {
-            Some(&Register::P(slot)) => Ok(Pred { slot, negate }),
+        match self.register(name) {
+            Some(Register::P(slot)) => Ok(Pred { slot, negate }),
             _ => Err(Error::Parse { line: statement.line, message: format!("{name} is not a predicate") }),
         }
     }
@@ -109,19 +125,12 @@ impl Names<'_> {
 struct Decoder<'d, 'a> {
     statement: &'d Statement<'a>,
     names: &'d mut Names<'a>,
-    params: &'d HashMap<String, u32>,
-    labels: &'d HashMap<&'a str, u32>,
 }
 
 /// Decodes one statement.
-pub(crate) fn decode<'a>(
-    statement: &Statement<'a>,
-    names: &mut Names<'a>,
-    params: &HashMap<String, u32>,
-    labels: &HashMap<&'a str, u32>,
-) -> Result<Op, Error> {
+pub(crate) fn decode<'a>(statement: &Statement<'a>, names: &mut Names<'a>) -> Result<Op, Error> {
     let parts: Vec<&str> = statement.opcode.split('.').collect();
-    let mut decoder = Decoder { statement, names, params, labels };
+    let mut decoder = Decoder { statement, names };
     match decoder.op(&parts)? {
         Some(op) => Ok(op),
         None => Err(Error::UnknownOpcode { opcode: statement.opcode.to_string(), line: statement.line }),
@@ -147,7 +156,7 @@ impl Decoder<'_, '_> {
     /// A register that is written.
     fn target(&self, operand: Option<&Operand<'_>>) -> Option<Register> {
         match operand {
-            Some(Operand::Word { word, negative: false, offset: 0 }) => self.names.registers.get(*word).copied(),
+            Some(Operand::Word { word, negative: false, offset: 0 }) => self.names.register(word),
             _ => None,
         }
     }
@@ -180,10 +189,11 @@ impl Decoder<'_, '_> {
     /// A source's bits when it is a number or the address of a variable.
     fn constant(&self, operand: &Operand<'_>) -> Option<u64> {
         let &Operand::Word { word, negative, offset } = operand else { return None };
-        if let Some(&at) = self.names.variables.get(word) {
-            return Some(at.wrapping_add(offset as u64));
+        match self.names.symbol(word) {
+            Some(Symbol::Offset(at)) => Some(at.wrapping_add(offset as u64)),
+            Some(_) => None,
+            None => literal(word, negative),
         }
-        literal(word, negative)
     }
 
     fn source32(&mut self, operand: Option<&Operand<'_>>) -> Option<R> {
@@ -204,6 +214,11 @@ impl Decoder<'_, '_> {
         let operand = operand?;
         if let Some(register) = self.target(Some(operand)) {
             return if let Register::D(slot) = register { Some(slot) } else { None };
+        }
+        if let &Operand::Word { word, offset, .. } = operand
+            && let Some(Symbol::Global(variable)) = self.names.symbol(word)
+        {
+            return Some(self.names.global_address(variable, offset));
         }
         let value = self.constant(operand)?;
         Some(self.names.constant64(value))
@@ -277,11 +292,16 @@ impl Decoder<'_, '_> {
             "bar" | "barrier" => self.barrier(parts),
             "shfl" => self.shuffle(parts),
             "vote" => self.vote(parts),
-            "bra" | "ret" | "exit" | "membar" | "fence" | "activemask" | "nanosleep" => self.control(parts),
+            "bra" | "ret" | "exit" | "membar" | "fence" | "activemask" | "nanosleep" | "trap" | "brkpt" => {
+                self.control(parts)
+            }
+            "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
+            "set" => self.set(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
                 Some(&"f32") => self.float32(parts),
                 Some(&"f64") => self.float64(parts),
+                Some(&("f16" | "f16x2" | "bf16" | "bf16x2")) => self.narrow_arithmetic(parts),
                 _ => self.whole(parts),
             },
         }
@@ -309,6 +329,10 @@ impl Decoder<'_, '_> {
 
     fn tern32(&mut self, op: Tern32) -> Decoded {
         Ok(Some(Op::Tern32 { op, d: self.dr(0)?, a: self.r(1)?, b: self.r(2)?, c: self.r(3)? }))
+    }
+
+    fn tern16(&mut self, op: Tern32) -> Decoded {
+        Ok(Some(Op::Tern32 { op, d: self.dr(0)?, a: self.h(1)?, b: self.h(2)?, c: self.h(3)? }))
     }
 
     fn float32(&mut self, parts: &[&str]) -> Decoded {
@@ -396,6 +420,12 @@ impl Decoder<'_, '_> {
             ["max", "s32"] => self.bin32(B::MaxSigned, false),
             ["min", "u32"] => self.bin32(B::MinUnsigned, false),
             ["max", "u32"] => self.bin32(B::MaxUnsigned, false),
+            ["min", "s16"] => self.bin16(B::MinSigned16),
+            ["max", "s16"] => self.bin16(B::MaxSigned16),
+            ["div", "s16"] => self.bin16(B::DivSigned16),
+            ["rem", "s16"] => self.bin16(B::RemSigned16),
+            ["div", "u16"] => self.bin16(B::DivUnsigned),
+            ["rem", "u16"] => self.bin16(B::RemUnsigned),
             ["min", "u16"] => self.bin16(B::MinUnsigned),
             ["max", "u16"] => self.bin16(B::MaxUnsigned),
             ["add", "s16" | "u16"] => self.bin16(B::Add16),
@@ -416,16 +446,26 @@ impl Decoder<'_, '_> {
             ["max", "u64"] => self.bin64(L::MaxUnsigned),
             ["neg", "s32"] => self.un32(Un32::NegInt, false),
             ["abs", "s32"] => self.un32(Un32::AbsInt, false),
+            ["neg", "s16"] => self.un32(Un32::Neg16, false),
+            ["abs", "s16"] => self.un32(Un32::Abs16, false),
             ["neg", "s64"] => self.un64(Un64::NegInt),
             ["abs", "s64"] => self.un64(Un64::AbsInt),
             ["popc", "b32"] => self.un32(Un32::PopCount, false),
             ["clz", "b32"] => self.un32(Un32::LeadingZeros, false),
             ["brev", "b32"] => self.un32(Un32::ReverseBits, false),
+            ["brev", "b64"] => self.un64(Un64::ReverseBits),
+            ["popc", "b64"] => self.count64(false),
+            ["clz", "b64"] => self.count64(true),
+            ["dp4a", a @ ("s32" | "u32"), b @ ("s32" | "u32")] => {
+                self.tern32(Tern32::DotBytes { a_signed: a == "s32", b_signed: b == "s32" })
+            }
             ["bfe", "s32"] => self.tern32(Tern32::ExtractSigned),
             ["bfe", "u32"] => self.tern32(Tern32::ExtractUnsigned),
             ["prmt", "b32"] => self.tern32(Tern32::Permute),
             ["shf", "l", "wrap", "b32"] => self.tern32(Tern32::FunnelLeftWrap),
             ["shf", "r", "wrap", "b32"] => self.tern32(Tern32::FunnelRightWrap),
+            ["shf", "l", "clamp", "b32"] => self.tern32(Tern32::FunnelLeftClamp),
+            ["shf", "r", "clamp", "b32"] => self.tern32(Tern32::FunnelRightClamp),
             ["bfi", "b32"] => {
                 let (d, a, b) = (self.dr(0)?, self.r(1)?, self.r(2)?);
                 Ok(Some(Op::InsertBits { d, a, b, position: self.r(3)?, length: self.r(4)? }))
@@ -437,6 +477,7 @@ impl Decoder<'_, '_> {
                 self.tern32(Tern32::Logic3(table as u8))
             }
             ["mad", "lo", "s32" | "u32"] => self.tern32(Tern32::MadLow),
+            ["mad", "lo", "s16" | "u16"] => self.tern16(Tern32::MadLow16),
             ["mad", "hi", "s32"] => self.tern32(Tern32::MadHighSigned),
             ["mad", "hi", "u32"] => self.tern32(Tern32::MadHighUnsigned),
             ["mad", "lo", "s64" | "u64"] => {
@@ -532,6 +573,13 @@ impl Decoder<'_, '_> {
                 let (low, high) = self.halves(halves)?;
                 Ok(Some(Op::Unpack16 { low, high, a: self.r(1)? }))
             }
+            (["b64"], [_, Operand::Vector(quarters)]) if quarters.len() == 4 => self.pack64(quarters),
+            (["b64"], [Operand::Vector(quarters), _]) if quarters.len() == 4 => self.unpack64(quarters),
+            ([ty], [_, Operand::Word { word, .. }])
+                if CLOCKS.contains(&(ty.trim_start_matches(['u', 's', 'b']), word)) =>
+            {
+                rare(Rare::Clock { d: self.any_target(0)? })
+            }
             (["pred"], _) => Ok(Some(Op::MovPred { d: self.dp(0)?, a: self.p(1)? })),
             (["b64" | "u64" | "s64" | "f64"], _) => Ok(Some(Op::Mov64 { d: self.dd(0)?, a: self.d(1)? })),
             (["b32" | "u32" | "s32" | "f32"], _) => Ok(Some(Op::Mov32 { d: self.dr(0)?, a: self.r(1)? })),
@@ -554,6 +602,9 @@ impl Decoder<'_, '_> {
     }
 
     fn convert(&mut self, parts: &[&str]) -> Decoded {
+        if let Some(narrow) = self.convert_narrow(parts)? {
+            return Ok(Some(narrow));
+        }
         let [_, modifiers @ .., to, from] = parts else { return Ok(None) };
         let (Some(to), Some(from)) = (numeric(to), numeric(from)) else { return Ok(None) };
         let mut how = Convert { to, from, round: Rounding::Nearest, whole: false, saturate: false, ftz: false };
@@ -577,13 +628,31 @@ impl Decoder<'_, '_> {
         if into_float && !how.whole && how.round != Rounding::Nearest {
             return Ok(None);
         }
-        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a: self.source(1, from)? }))
+        // A whole number may stand in a wider register, whose low bits then count.
+        let a = match self.any_target(1) {
+            Ok(slot) if !matches!(from, Type::F32 | Type::F64 | Type::U64 | Type::S64) => slot,
+            _ => self.source(1, from)?,
+        };
+        Ok(Some(Op::Convert { how, d: self.any_target(0)?, a }))
     }
 
     fn compare(&mut self, parts: &[&str]) -> Decoded {
         let ftz = parts.contains(&"ftz");
         let plain: Vec<&str> = parts[1..].iter().copied().filter(|part| *part != "ftz").collect();
-        let (how, logic, ty) = match plain[..] {
+        let mut at = 1;
+        let mut other = None;
+        if let Some(Operand::Second(name)) = self.statement.operands.get(1) {
+            other = Some(self.names.pred(name, false, self.statement)?.slot);
+            at = 2;
+        }
+        let Some(Comparison { how, ty, ftz, a, b, with }) = self.comparison(&plain, ftz, at)? else { return Ok(None) };
+        let d = self.dp(0)?;
+        Ok(Some(Op::Compare { how, ty, ftz, d, other, a, b, with }))
+    }
+
+    /// What `setp` and `set` share: `eq.and.s32` and the like, with the sources from operand `at` on.
+    fn comparison(&mut self, parts: &[&str], ftz: bool, at: usize) -> Result<Option<Comparison>, Error> {
+        let (how, logic, ty) = match *parts {
             [how, ty] => (how, None, ty),
             [how, "and", ty] => (how, Some(Logic::And), ty),
             [how, "or", ty] => (how, Some(Logic::Or), ty),
@@ -592,19 +661,12 @@ impl Decoder<'_, '_> {
         };
         let Some(ty) = bits_or_numeric(ty) else { return Ok(None) };
         let Some(how) = comparison(how, ty) else { return Ok(None) };
-        let d = self.dp(0)?;
-        let mut at = 1;
-        let mut other = None;
-        if let Some(Operand::Second(name)) = self.statement.operands.get(1) {
-            other = Some(self.names.pred(name, false, self.statement)?.slot);
-            at = 2;
-        }
         let (a, b) = (self.source(at, ty)?, self.source(at + 1, ty)?);
         let with = match logic {
             Some(logic) => Some((logic, self.p(at + 2)?)),
             None => None,
         };
-        Ok(Some(Op::Compare { how, ty, ftz, d, other, a, b, with }))
+        Ok(Some(Comparison { how, ty, ftz, a, b, with }))
     }
 
     fn window(&mut self, parts: &[&str]) -> Decoded {
@@ -614,7 +676,7 @@ impl Decoder<'_, '_> {
             _ => return Ok(None),
         };
         let start = match space {
-            "global" => 0,
+            "global" | "const" => 0,
             "shared" | "shared::cta" => SHARED_WINDOW,
             "local" => LOCAL_WINDOW,
             _ => return Ok(None),
@@ -630,18 +692,31 @@ impl Decoder<'_, '_> {
         let Some(&Operand::Address(name, offset)) = self.statement.operands.get(index) else {
             return self.missing(index, "an address in brackets");
         };
-        if let Some(slot) = self.names.registers.get(name).and_then(|register| register.slot()) {
-            return Ok(Address { base: slot, offset });
+        if let Some(base) = self.names.register(name).and_then(|register| register.slot()) {
+            return match i32::try_from(offset) {
+                Ok(offset) => Ok(Address { base, offset }),
+                Err(_) => self.error("the offset does not fit 32 bits"),
+            };
         }
-        let at = self.names.variables.get(name).copied().or_else(|| integer(name, false));
+        let at = match self.names.symbol(name) {
+            Some(Symbol::Global(variable)) => {
+                return Ok(Address { base: Slot::D(self.names.global_address(variable, offset)), offset: 0 });
+            }
+            Some(Symbol::Offset(at)) => Some(at),
+            Some(Symbol::Parameter(_)) => None,
+            None => integer(name, false),
+        };
         match at {
-            Some(at) => Ok(Address { base: Slot::D(self.names.constant64(at)), offset }),
+            Some(at) => {
+                let base = Slot::D(self.names.constant64(at.wrapping_add(offset as u64)));
+                Ok(Address { base, offset: 0 })
+            }
             None => self.error(format!("{name} is neither a register nor a variable")),
         }
     }
 
     /// The registers of a scalar or of `{a, b, c, d}`; sources may be numbers.
-    fn elements(&mut self, index: usize, size: u32, written: bool) -> Result<([Slot; 4], u32), Error> {
+    fn elements(&mut self, index: usize, size: u8, written: bool) -> Result<([Slot; 4], u8), Error> {
         let statement = self.statement;
         let list = match statement.operands.get(index) {
             Some(Operand::Vector(list)) => &list[..],
@@ -664,20 +739,21 @@ impl Decoder<'_, '_> {
                 None => return self.missing(index, "registers"),
             };
         }
-        Ok((slots, list.len() as u32))
+        Ok((slots, list.len() as u8))
     }
 
     fn memory(&mut self, parts: &[&str]) -> Decoded {
         let load = parts[0] != "st";
         let [_, qualifiers @ .., ty] = parts else { return Ok(None) };
-        let Some(size) = type_size(ty).filter(|size| *size <= 8) else { return Ok(None) };
+        let Some(size) = type_size(ty).filter(|size| *size <= 8).map(|size| size as u8) else { return Ok(None) };
         let (mut space, mut wanted, mut param) = (Space::Generic, 1, false);
         for qualifier in qualifiers {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
                 "local" => space = Space::Local,
-                "param" if load => param = true,
+                "const" if load => space = Space::Global,
+                "param" | "param::entry" | "param::func" => param = true,
                 "v2" => wanted = 2,
                 "v4" => wanted = 4,
                 // Caching hints change nothing that a kernel may rely on.
@@ -693,13 +769,17 @@ impl Decoder<'_, '_> {
         }
         let signed = ty.starts_with('s');
         if param {
-            let Some(&Operand::Address(name, offset)) = self.statement.operands.get(1) else {
-                return self.missing(1, "a parameter in brackets");
+            let Some(&Operand::Address(name, offset)) = self.statement.operands.get(place) else {
+                return self.missing(place, "a parameter in brackets");
             };
-            return match self.params.get(name) {
-                Some(&at) => Ok(Some(Op::LoadParam { size, signed, slots, count, offset: at + offset as u32 })),
-                None => self.error(format!("{name} is not a parameter")),
-            };
+            match self.names.symbol(name) {
+                Some(Symbol::Parameter(at)) if load => {
+                    return Ok(Some(Op::LoadParam { size, signed, slots, count, offset: at + offset as u32 }));
+                }
+                // What is handed to a function, or comes back from it, is in local memory.
+                Some(Symbol::Offset(_)) => space = Space::Local,
+                _ => return self.error(format!("{name} is not a parameter")),
+            }
         }
         let access = Access { space, size, signed, count, slots, address: self.address(place)? };
         Ok(Some(if load { Op::Load(access) } else { Op::Store(access) }))
@@ -733,7 +813,7 @@ impl Decoder<'_, '_> {
             ("cas", "b32" | "b64") if wants_old => Atomic::CompareExchange,
             _ => return Ok(None),
         };
-        let size = type_size(ty).unwrap_or(4);
+        let size = type_size(ty).unwrap_or(4) as u8;
         let wide = size == 8;
         let first = usize::from(wants_old);
         let value = |decoder: &mut Self, index| {
@@ -745,7 +825,7 @@ impl Decoder<'_, '_> {
         let wants_old = wants_old && !ignored;
         let old = if wants_old { self.any_target(0)? } else { operand };
         let access = Access { space, size, signed: false, count: 1, slots: [old; 4], address: self.address(first)? };
-        Ok(Some(Op::Atomic { op, access, operand, swap, wants_old }))
+        Ok(Some(Op::Atomic { op, access: Box::new(access), operand, swap, wants_old }))
     }
 
     fn barrier(&mut self, parts: &[&str]) -> Decoded {
@@ -799,12 +879,15 @@ impl Decoder<'_, '_> {
                 let Some(Operand::Word { word, .. }) = self.statement.operands.first() else {
                     return self.missing(0, "a label");
                 };
-                match self.labels.get(word) {
-                    Some(&target) => Ok(Some(Op::Branch(target))),
+                match self.names.label(word) {
+                    Some(target) => Ok(Some(Op::Branch(target))),
                     None => self.error(format!("there is no label {word}")),
                 }
             }
-            ["ret"] | ["exit"] => Ok(Some(Op::Exit)),
+            ["ret"] | ["ret", "uni"] => Ok(Some(self.names.end.map_or(Op::Exit, Op::Branch))),
+            ["exit"] => Ok(Some(Op::Exit)),
+            ["brkpt"] => Ok(Some(Op::Nop)),
+            ["trap"] => rare(Rare::Trap("the kernel stops itself".to_string())),
             ["membar", "cta"] | ["fence", "acq_rel" | "sc", "cta"] | ["nanosleep", "u32"] => Ok(Some(Op::Nop)),
             ["membar", "gl" | "sys"] | ["fence", "acq_rel" | "sc", "gpu" | "sys"] => Ok(Some(Op::Fence)),
             ["activemask", "b32"] => Ok(Some(Op::ActiveMask { d: self.dr(0)? })),

@@ -1,10 +1,13 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
+use crate::cpu;
 use crate::exec::{LANES, Machine, Stop, Warp};
 use crate::memory::Memory;
+use crate::op::Op;
+use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
 use crate::report::{Error, Finding, Kind, Report};
-use crate::shadow::{BlockOrder, Shadow, join};
+use crate::shadow::SharedShadow;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,8 +82,8 @@ struct Barrier {
     /// Threads that have arrived, and that it takes.
     arrived: u32,
     expected: u32,
-    clock: Vec<u32>,
-    fenced: Vec<u32>,
+    past: Clock,
+    fenced: Clock,
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -122,33 +125,36 @@ impl Module {
         };
         let params = gather(kernel, args)?;
         let (blocks, threads) = check_shape(kernel, shape, options)?;
-        let first_block = memory.blocks_so_far + 1;
-        let Some(last) = memory.blocks_so_far.checked_add(blocks) else {
-            return Err(Error::Launch("too many blocks for one memory's life".to_string()));
-        };
-        memory.blocks_so_far = last;
+        let globals = self.globals.place(memory);
         let shared = (kernel.shared + shape.dynamic_shared) as usize;
         let warps = threads.div_ceil(LANES as u32) as usize;
-        let mut shared_shadow = Shadow::new(shared);
-        if options.sanitize {
-            shared_shadow.start_launch(warps);
-            memory.buffers.iter_mut().for_each(|buffer| buffer.shadow.start_launch(warps));
+        let forget = memory.next_stamp > HALF;
+        if forget {
+            memory.next_stamp = SEGMENT;
         }
+        if options.sanitize {
+            memory.buffers.iter_mut().for_each(|buffer| buffer.shadow.start_launch(forget));
+        }
+        let history = History::new(memory.next_stamp);
         let machine = Machine {
             kernel,
             memory,
             params,
             shared: vec![0xff; shared],
-            shared_shadow,
+            shared_shadow: SharedShadow::new(if options.sanitize { shared } else { 0 }, warps),
             sanitize: options.sanitize,
-            order: BlockOrder::default(),
-            first_block,
-            block: first_block,
+            history,
+            released: Released::default(),
+            first_block: 1,
             steps: 0,
             lane_steps: 0,
         };
-        Launch { module: self, shape, options, machine, warps: new_warps(kernel, warps), random: Random(options.seed) }
-            .run(blocks, threads)
+        let warps = new_warps(kernel, warps);
+        let random = Random(options.seed);
+        let mut launch = Launch { module: self, shape, options, machine, warps, random, globals };
+        let result = launch.run(blocks, threads);
+        launch.machine.memory.next_stamp = launch.machine.history.next();
+        result
     }
 }
 
@@ -191,6 +197,10 @@ fn check_shape(kernel: &Kernel, shape: &Shape, options: &Options) -> Result<(u32
 
 fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
     let bank = &kernel.registers;
+    let exact = kernel.code.iter().any(|instruction| match instruction.op {
+        Op::WarpBarrier { mask } => !bank.constants32.contains(&(mask, u32::MAX)),
+        _ => false,
+    });
     let new = |index| Warp {
         index,
         r: vec![[0; LANES]; bank.r as usize],
@@ -200,8 +210,7 @@ fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
         alive: 0,
         blocked: 0,
         waits: None,
-        clock: vec![0; count],
-        fenced: vec![0; count],
+        order: Order::new(index, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
         local_written: vec![false; kernel.local as usize * LANES],
     };
@@ -215,10 +224,12 @@ struct Launch<'a> {
     machine: Machine<'a>,
     warps: Vec<Warp>,
     random: Random,
+    /// Addresses of the module's variables.
+    globals: Vec<u64>,
 }
 
 impl Launch<'_> {
-    fn run(mut self, blocks: u32, threads: u32) -> Result<Stats, Error> {
+    fn run(&mut self, blocks: u32, threads: u32) -> Result<Stats, Error> {
         let mut order: Vec<u32> = (0..blocks).collect();
         if self.options.seed != 0 {
             self.random.shuffle(&mut order);
@@ -226,10 +237,13 @@ impl Launch<'_> {
         for (number, block) in order.into_iter().enumerate() {
             let [x, y, _] = self.shape.grid;
             let at = [block % x, block / x % y, block / x / y];
-            self.machine.block = self.machine.first_block + number as u32;
             self.machine.shared.fill(0xff);
+            let block_start = self.machine.history.next();
             for warp in &mut self.warps {
                 reset(warp, self.machine.kernel, self.shape, at, threads);
+                set_addresses(warp, self.machine.kernel, &self.globals);
+                let block = self.machine.first_block + number as u32;
+                warp.order.start(&mut self.machine.history, block, block_start, warp.alive);
             }
             self.run_block(at, threads)?;
         }
@@ -250,7 +264,7 @@ impl Launch<'_> {
                 }
                 ran = true;
                 let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
-                let stop = match self.machine.run(&mut self.warps[index], slice) {
+                let stop = match cpu::run(&mut self.machine, &mut self.warps[index], slice) {
                     Ok(stop) => stop,
                     Err(finding) => return Err(self.report(finding, index, at)),
                 };
@@ -260,6 +274,10 @@ impl Launch<'_> {
                 }
                 if self.machine.steps > self.options.max_steps {
                     let detail = format!("after {} warp instructions", self.machine.steps);
+                    return Err(self.report(first_lane(&self.warps[index], Kind::StepLimit, detail), index, at));
+                }
+                if self.machine.history.exhausted() {
+                    let detail = "more barriers and fences than the sanitizer can tell apart".to_string();
                     return Err(self.report(first_lane(&self.warps[index], Kind::StepLimit, detail), index, at));
                 }
             }
@@ -293,23 +311,29 @@ impl Launch<'_> {
         }
         barrier.expected = expected;
         barrier.arrived += LANES as u32;
-        join(&mut barrier.clock, &warp.clock);
-        join(&mut barrier.fenced, &warp.fenced);
+        barrier.past.join(&warp.order.past);
+        barrier.fenced.join(&warp.order.fenced);
         if wait {
             warp.waits = Some(id);
         } else {
-            warp.clock[index] += 1;
+            warp.order.meet(&mut self.machine.history);
         }
         if barrier.arrived >= barrier.expected {
             let done = std::mem::take(barrier);
-            for warp in self.warps.iter_mut().filter(|warp| warp.waits == Some(id)) {
-                warp.waits = None;
-                join(&mut warp.clock, &done.clock);
-                join(&mut warp.fenced, &done.fenced);
-                warp.clock[warp.index] += 1;
-            }
+            self.release(id, &done);
         }
         Ok(())
+    }
+
+    /// The warps that wait at a barrier go on.
+    fn release(&mut self, id: u32, done: &Barrier) {
+        // When the barrier knows of all that every warp has done, numbers below the next one need no clock any more.
+        let all = self.warps.iter().zip(&done.past.own).all(|(warp, tick)| warp.order.past.own[warp.index] == *tick);
+        let floor = all.then(|| self.machine.history.next());
+        for warp in self.warps.iter_mut().filter(|warp| warp.waits == Some(id)) {
+            warp.waits = None;
+            warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, floor);
+        }
     }
 
     /// No warp can run: the block has ended, or those that are left wait in vain.
@@ -334,7 +358,7 @@ impl Launch<'_> {
         // A warp that waits at a barrier already points behind it.
         let past = warp.waits.is_some() || finding.kind == Kind::BadOperand;
         let pc = warp.at(finding.lane).saturating_sub(u32::from(past)) as usize;
-        let instruction = &kernel.code[pc.min(kernel.code.len() - 1)];
+        let instruction = &kernel.places[pc.min(kernel.places.len() - 1)];
         let [x, y, _] = self.shape.block;
         let thread = index as u32 * LANES as u32 + finding.lane;
         Error::Kernel(Box::new(Report {
@@ -361,9 +385,6 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     let count = (threads - start).min(LANES as u32);
     warp.alive = u32::MAX >> (LANES as u32 - count);
     (warp.pc, warp.blocked, warp.waits) = ([0; LANES], 0, None);
-    warp.clock.fill(0);
-    warp.clock[warp.index] = 1;
-    warp.fenced.fill(0);
     warp.local.fill(0xff);
     warp.local_written.fill(false);
     // Registers start as nonsense, so that none is zero by accident.
@@ -376,6 +397,13 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     bank.constants_pred.iter().for_each(|(slot, value)| warp.p[*slot as usize] = if *value { u32::MAX } else { 0 });
     for (slot, name) in &bank.special {
         warp.r[*slot as usize] = std::array::from_fn(|lane| special(name, shape, at, start, lane as u32));
+    }
+}
+
+/// Fills the slots that hold addresses of the module's variables.
+fn set_addresses(warp: &mut Warp, kernel: &Kernel, globals: &[u64]) {
+    for (slot, variable, offset) in &kernel.registers.addresses {
+        warp.d[*slot as usize] = [globals[*variable].wrapping_add(*offset as u64); LANES];
     }
 }
 

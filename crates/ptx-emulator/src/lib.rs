@@ -36,16 +36,25 @@
 //! reported as endless. `.rn` instructions are exact to the bit; `.approx` ones are computed in f64 and rounded, so that
 //! they lie within the error that the PTX manual allows, and need not have the bits that a GPU gives.
 
+mod access;
+mod compute;
+mod cpu;
 mod decode;
 mod exec;
 mod launch;
 mod lexer;
+mod link;
 mod memory;
+mod mma;
+mod names;
+mod narrow;
 mod op;
+mod order;
 mod parse;
 mod report;
 mod shadow;
 mod value;
+mod variable;
 
 pub use launch::{Arg, Options, Shape, Stats};
 pub use memory::Memory;

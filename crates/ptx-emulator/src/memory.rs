@@ -1,7 +1,10 @@
 //! Global memory: buffers with addresses far apart, so that an address that left its buffer meets no other one.
 
+use std::collections::HashMap;
+
+use crate::order::{SEGMENT, Stamp};
 use crate::report::Error;
-use crate::shadow::Shadow;
+use crate::shadow::GlobalShadow;
 
 /// The distance of two buffers' addresses, as a power of two.
 const SPACING: u32 = 40;
@@ -13,15 +16,23 @@ pub(crate) struct Buffer {
     pub data: Vec<u8>,
     /// Whether each byte was ever written.
     pub written: Vec<bool>,
-    pub shadow: Shadow,
+    pub shadow: GlobalShadow,
 }
 
 /// The memory of the emulated device.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Memory {
     pub(crate) buffers: Vec<Buffer>,
-    /// Blocks that ran so far: no two blocks of a memory's life share a number, so that nothing need be cleared.
-    pub(crate) blocks_so_far: u32,
+    /// The first stamp of the next launch: they go on from launch to launch, so that nothing need be cleared.
+    pub(crate) next_stamp: Stamp,
+    /// Where the variables of a module are, by the module's number.
+    pub(crate) modules: HashMap<u64, Vec<u64>>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { buffers: Vec::new(), next_stamp: SEGMENT, modules: HashMap::new() }
+    }
 }
 
 /// Where an address of global memory points: a buffer, and how far from its start (even when that is outside).
@@ -42,8 +53,18 @@ impl Memory {
     pub fn alloc(&mut self, name: &str, bytes: usize) -> u64 {
         // Never zero: a kernel that relies on zeros must be seen. The pattern is a NaN in f32.
         let (data, written) = (vec![0xff; bytes], vec![false; bytes]);
-        self.buffers.push(Buffer { name: name.to_string(), data, written, shadow: Shadow::new(bytes) });
+        self.buffers.push(Buffer { name: name.to_string(), data, written, shadow: GlobalShadow::new(bytes) });
         (self.buffers.len() as u64) << SPACING
+    }
+
+    /// Gives a buffer back: every later access to it is out of bounds. An address that is no buffer's start is ignored.
+    pub fn free(&mut self, address: u64) {
+        if let (number, 0) = locate(address)
+            && let Some(buffer) = self.buffers.get_mut(number)
+        {
+            let name = format!("{} (freed)", buffer.name);
+            *buffer = Buffer { name, data: Vec::new(), written: Vec::new(), shadow: GlobalShadow::new(0) };
+        }
     }
 
     fn part(&mut self, address: u64, bytes: usize) -> Result<(&mut Buffer, usize), Error> {

@@ -4,12 +4,15 @@
 //! 64 bits per lane, `P` slots one bit per lane, so that a predicate is a mask of the warp. Constants and special
 //! registers are slots too, filled before the first instruction.
 
+use crate::mma::MmaShape;
+use crate::narrow::Narrow;
+
 /// A slot of 32 bits per lane.
-pub(crate) type R = u32;
+pub(crate) type R = u16;
 /// A slot of 64 bits per lane.
-pub(crate) type D = u32;
+pub(crate) type D = u16;
 /// A slot of one bit per lane.
-pub(crate) type P = u32;
+pub(crate) type P = u16;
 
 /// A slot of the 32-bit or of the 64-bit bank.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +63,10 @@ pub(crate) enum Un32 {
     Not,
     Not16,
     NegInt,
+    Neg16,
     NegFloat,
     AbsInt,
+    Abs16,
     AbsFloat,
     Sqrt,
     Reciprocal,
@@ -101,6 +106,10 @@ pub(crate) enum Bin32 {
     Add16,
     Sub16,
     MulLow16,
+    DivSigned16,
+    RemSigned16,
+    MinSigned16,
+    MaxSigned16,
     Shl16,
     ShrSigned16,
     ShrUnsigned16,
@@ -144,6 +153,7 @@ pub(crate) enum Bin64 {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Un64 {
     Not,
+    ReverseBits,
     NegInt,
     AbsInt,
     NegFloat,
@@ -171,6 +181,14 @@ pub(crate) enum Tern32 {
     Permute,
     FunnelLeftWrap,
     FunnelRightWrap,
+    FunnelLeftClamp,
+    FunnelRightClamp,
+    MadLow16,
+    /// `dp4a`
+    DotBytes {
+        a_signed: bool,
+        b_signed: bool,
+    },
     /// `lop3` with its table.
     Logic3(u8),
 }
@@ -223,7 +241,7 @@ pub(crate) enum Space {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
     pub base: Slot,
-    pub offset: i64,
+    pub offset: i32,
 }
 
 /// A load or store of one to four elements.
@@ -231,10 +249,10 @@ pub(crate) struct Address {
 pub(crate) struct Access {
     pub space: Space,
     /// Bytes of an element.
-    pub size: u32,
+    pub size: u8,
     /// A loaded element smaller than its register is extended by its sign.
     pub signed: bool,
-    pub count: u32,
+    pub count: u8,
     pub slots: [Slot; 4],
     pub address: Address,
 }
@@ -273,6 +291,52 @@ pub(crate) enum Vote {
     All,
     Uniform,
     Ballot(R),
+}
+
+/// The operations behind [`Op::Rare`].
+#[derive(Clone, Debug)]
+pub(crate) enum Rare {
+    /// A comparison whose result is a number: `one` where it holds, else 0.
+    Set { compare: Comparison, d: R, one: u32 },
+    /// `popc` or `clz` of 64 bits.
+    Count64 { leading: bool, d: R, a: D },
+    /// Four values of 16 bits into one of 64.
+    Pack64 { d: D, quarters: [R; 4] },
+    /// The reverse; a quarter without a target is dropped.
+    Unpack64 { quarters: [Option<R>; 4], a: D },
+    /// A product of matrix fragments.
+    Mma(Mma),
+    /// Matrices of 8 x 8 values of 16 bits, from shared memory to fragments.
+    LoadMatrix { slots: [R; 4], count: u32, transpose: bool, address: Address },
+    /// The bug that the program itself reports, with what it is.
+    Trap(String),
+    /// A clock, which counts the launch's instructions.
+    Clock { d: Slot },
+    /// A matrix of 8 x 8 values of 16 bits, transposed within the warp.
+    MoveMatrix { d: R, a: R },
+}
+
+/// Operands of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Comparison {
+    pub how: Compare,
+    pub ty: Type,
+    pub ftz: bool,
+    pub a: Slot,
+    pub b: Slot,
+    pub with: Option<(Logic, Pred)>,
+}
+
+/// `mma.sync`: d = a * b + c.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mma {
+    pub shape: MmaShape,
+    pub d: [R; 4],
+    /// The first `shape.a_registers()` count.
+    pub a: [R; 4],
+    /// The first `shape.b_registers()` count.
+    pub b: [R; 2],
+    pub c: [R; 4],
 }
 
 /// One decoded instruction.
@@ -382,6 +446,16 @@ pub(crate) enum Op {
         position: R,
         length: R,
     },
+    /// Values of 16 bits, and tf32. Sources that the operation does not have repeat the first.
+    Narrow {
+        op: Narrow,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    /// What is seldom met, or has many operands: kept apart, so that an `Op` stays small.
+    Rare(Box<Rare>),
     Convert {
         how: Convert,
         d: Slot,
@@ -442,17 +516,17 @@ pub(crate) enum Op {
         add: u64,
     },
     LoadParam {
-        size: u32,
+        size: u8,
         signed: bool,
         slots: [Slot; 4],
-        count: u32,
+        count: u8,
         offset: u32,
     },
     Load(Access),
     Store(Access),
     Atomic {
         op: Atomic,
-        access: Access,
+        access: Box<Access>,
         operand: Slot,
         swap: Slot,
         wants_old: bool,
@@ -489,12 +563,19 @@ pub(crate) enum Op {
     Fence,
 }
 
-/// A decoded instruction with its guard and its place in the source.
+/// A decoded instruction with its guard. Small, so that a loop's instructions stay in the processor's nearest cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Instruction {
     pub op: Op,
     /// Lanes for which this predicate is false do nothing.
     pub guard: Option<Pred>,
+}
+
+const _: () = assert!(size_of::<Instruction>() <= 40, "an instruction has grown: put what is rare in a box");
+
+/// Where an instruction stands in the source, for reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
     /// Line of the source, or of the PTX text where there is no line information.
     pub line: u32,
     /// Number of the source file; 0 without line information.

@@ -4,14 +4,18 @@ use std::collections::HashMap;
 
 use crate::decode::{self, Operand, Statement};
 use crate::lexer::{Token, tokens};
-use crate::op::{D, Instruction, Op, P, R, Slot};
+use crate::link::Linker;
+use crate::names::{Names, Registers, Symbol};
+use crate::op::{Instruction, Place};
 use crate::report::Error;
+use crate::variable::{Declaration, Globals};
 
 /// A parsed PTX text: its kernels.
 #[derive(Clone, Debug)]
 pub struct Module {
     pub(crate) kernels: Vec<Kernel>,
     pub(crate) files: HashMap<u32, String>,
+    pub(crate) globals: Globals,
 }
 
 /// A kernel, ready to run.
@@ -20,6 +24,8 @@ pub(crate) struct Kernel {
     pub name: String,
     pub params: Vec<Param>,
     pub code: Vec<Instruction>,
+    /// For each instruction of `code` where it stands.
+    pub places: Vec<Place>,
     /// The full opcodes that reports name.
     pub opcodes: Vec<String>,
     pub registers: Registers,
@@ -29,6 +35,8 @@ pub(crate) struct Kernel {
     pub local: u32,
     /// The most threads that a block may have.
     pub max_threads: Option<u32>,
+    /// The blocks of a cluster, where the kernel prescribes them.
+    pub cluster: Option<[u32; 3]>,
 }
 
 /// A parameter of a kernel.
@@ -39,36 +47,6 @@ pub(crate) struct Param {
     pub size: u32,
 }
 
-/// How many slots each bank has, and what is in them at the start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Registers {
-    pub r: u32,
-    pub d: u32,
-    pub p: u32,
-    pub constants32: Vec<(R, u32)>,
-    pub constants64: Vec<(D, u64)>,
-    pub constants_pred: Vec<(P, bool)>,
-    /// Slots of special registers, by name.
-    pub special: Vec<(R, String)>,
-}
-
-/// A register of any bank.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Register {
-    R(R),
-    D(D),
-    P(P),
-}
-
-/// The names that a kernel's operands may use.
-#[derive(Default)]
-pub(crate) struct Names<'a> {
-    pub registers: HashMap<String, Register>,
-    /// Shared and local variables: their offset.
-    pub variables: HashMap<&'a str, u64>,
-    pub bank: Registers,
-}
-
 impl Module {
     /// Parses a PTX text and decodes the instructions of all its kernels.
     ///
@@ -76,7 +54,7 @@ impl Module {
     ///
     /// [`Error::Parse`] for a text that is not PTX, [`Error::UnknownOpcode`] for an instruction that is not known.
     pub fn parse(ptx: &str) -> Result<Module, Error> {
-        Parser { tokens: tokens(ptx), at: 0, files: HashMap::new(), shared: Vec::new() }.module()
+        Parser { tokens: tokens(ptx), at: 0, files: HashMap::new() }.module()
     }
 
     /// The names of the kernels, in the order of the text.
@@ -89,31 +67,41 @@ impl Module {
     }
 }
 
-/// A variable's declaration, of shared or local memory.
-#[derive(Clone, Copy)]
-struct Variable<'a> {
-    name: &'a str,
-    align: u32,
+/// A variable's declaration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variable<'a> {
+    pub name: &'a str,
+    pub align: u32,
     /// `None` for an array whose size the launch gives.
-    size: Option<u32>,
+    pub size: Option<u32>,
+    /// Bytes of an element.
+    pub element: u32,
+}
+
+/// A function that kernels call.
+#[derive(Clone, Debug)]
+pub(crate) struct Function<'a> {
+    /// Names of what it gives back, and of what it takes.
+    pub results: Vec<&'a str>,
+    pub params: Vec<&'a str>,
+    /// Absent where it is declared only.
+    pub body: Option<Body<'a>>,
 }
 
 struct Parser<'a> {
     tokens: Vec<(Token<'a>, u32)>,
     at: usize,
     files: HashMap<u32, String>,
-    /// Shared variables of the module, outside every kernel.
-    shared: Vec<Variable<'a>>,
 }
 
-/// What is gathered while a kernel's body is read.
-#[derive(Default)]
-struct Body<'a> {
-    names: Names<'a>,
-    shared: Vec<Variable<'a>>,
-    local: Vec<Variable<'a>>,
-    labels: HashMap<&'a str, u32>,
-    statements: Vec<Statement<'a>>,
+/// What is gathered while the body of a kernel or function is read. Variables come with their scope.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Body<'a> {
+    pub names: Names<'a>,
+    pub shared: Vec<(usize, Variable<'a>)>,
+    /// Local variables, and the parameters of calls, which are kept in local memory.
+    pub local: Vec<(usize, Variable<'a>)>,
+    pub statements: Vec<Statement<'a>>,
 }
 
 impl<'a> Parser<'a> {
@@ -174,17 +162,21 @@ impl<'a> Parser<'a> {
     }
 
     fn module(mut self) -> Result<Module, Error> {
-        let mut kernels = Vec::new();
+        let (mut kernels, mut functions) = (Vec::new(), HashMap::new());
+        let (mut shared, mut globals) = (Vec::new(), Vec::new());
         while self.peek().is_some() {
             match self.word()? {
                 ".version" | ".target" | ".address_size" => drop(self.rest_of_line()),
                 ".file" => self.file(),
                 ".visible" | ".weak" | ".extern" | ".common" => {}
                 ".entry" => kernels.push(self.kernel()?),
+                ".func" => self.function(&mut functions)?,
                 ".shared" => {
                     let variable = self.variable()?;
-                    self.shared.push(variable);
+                    self.expect(';')?;
+                    shared.push(variable);
                 }
+                ".global" | ".const" => globals.push(self.global()?),
                 ".section" => {
                     self.skip_past('{')?;
                     self.skip_past('}')?;
@@ -193,7 +185,13 @@ impl<'a> Parser<'a> {
                 other => return self.error(format!("{other} is not supported outside a kernel")),
             }
         }
-        Ok(Module { kernels, files: self.files })
+        let numbers =
+            globals.iter().enumerate().map(|(number, global): (_, &Declaration<'_>)| (global.variable.name, number));
+        let numbers = numbers.collect();
+        let first_values = Globals::new(&globals, &numbers)?;
+        let linker = Linker { functions: &functions, shared: &shared, globals: &numbers };
+        let kernels = kernels.into_iter().map(|(kernel, body)| linker.link(kernel, body)).collect::<Result<_, _>>()?;
+        Ok(Module { kernels, files: self.files, globals: first_values })
     }
 
     fn file(&mut self) {
@@ -202,7 +200,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// After `.shared` or `.local`: alignment, type, name, dimensions.
+    /// After `.shared` and the like: alignment, type, name, dimensions.
     fn variable(&mut self) -> Result<Variable<'a>, Error> {
         let mut align = 1;
         let mut word = self.word()?;
@@ -227,40 +225,74 @@ impl<'a> Parser<'a> {
             };
             self.expect(']')?;
         }
-        self.expect(';')?;
         if !align.is_power_of_two() {
             return self.error(format!("an alignment of {align} is not a power of two"));
         }
-        Ok(Variable { name, align: align.max(bytes), size })
+        Ok(Variable { name, align: align.max(bytes), size, element: bytes })
     }
 
-    fn kernel(&mut self) -> Result<Kernel, Error> {
-        let mut kernel = Kernel { name: self.word()?.to_string(), ..Kernel::default() };
-        if self.accept('(') {
-            kernel.params = self.params()?;
+    /// After `.func`: results, name, parameters, directives, and the body or a semicolon.
+    fn function(&mut self, functions: &mut HashMap<&'a str, Function<'a>>) -> Result<(), Error> {
+        let results = if self.accept('(') { self.params()? } else { Vec::new() };
+        let name = self.word()?;
+        let params = if self.accept('(') { self.params()? } else { Vec::new() };
+        let mut body = None;
+        loop {
+            if self.accept(';') {
+                break;
+            } else if self.accept('{') {
+                body = Some(self.body()?);
+                break;
+            }
+            match self.next()? {
+                Token::Word(_) | Token::Mark(',') => {}
+                other => return self.error(format!("{other:?} is not expected before a function's body")),
+            }
         }
+        let names = |params: Vec<(&'a str, Param)>| params.into_iter().map(|(name, _)| name).collect();
+        let function = Function { results: names(results), params: names(params), body };
+        // A declaration may come before or after the definition.
+        if function.body.is_some() || !functions.contains_key(name) {
+            functions.insert(name, function);
+        }
+        Ok(())
+    }
+
+    fn kernel(&mut self) -> Result<(Kernel, Body<'a>), Error> {
+        let mut kernel = Kernel { name: self.word()?.to_string(), ..Kernel::default() };
+        let params = if self.accept('(') { self.params()? } else { Vec::new() };
         while !self.accept('{') {
             match self.next()? {
-                Token::Word(".maxntid" | ".reqntid") => kernel.max_threads = Some(self.thread_limit()?),
+                Token::Word(".maxntid" | ".reqntid") => kernel.max_threads = Some(self.extents()?.iter().product()),
+                Token::Word(".reqnctapercluster") => kernel.cluster = Some(self.extents()?),
                 Token::Word(_) | Token::Mark(',') => {}
                 other => return self.error(format!("{other:?} is not expected before a kernel's body")),
             }
         }
-        let mut body = Body::default();
-        self.body(&mut body)?;
-        self.finish(kernel, body)
-    }
-
-    fn thread_limit(&mut self) -> Result<u32, Error> {
-        let mut limit = self.number()?;
-        while self.accept(',') {
-            limit = limit.saturating_mul(self.number()?);
+        let mut body = self.body()?;
+        for (name, param) in params {
+            body.names.scopes[0].symbols.insert(name, Symbol::Parameter(param.offset));
+            kernel.params.push(param);
         }
-        Ok(limit)
+        Ok((kernel, body))
     }
 
-    fn params(&mut self) -> Result<Vec<Param>, Error> {
-        let mut params: Vec<Param> = Vec::new();
+    /// One to three numbers, the missing ones 1.
+    fn extents(&mut self) -> Result<[u32; 3], Error> {
+        let mut extents = [self.number()?, 1, 1];
+        for extent in &mut extents[1..] {
+            if self.accept(',') {
+                *extent = self.number()?;
+            }
+        }
+        if extents.iter().try_fold(1u32, |product, extent| product.checked_mul(*extent)).is_none() {
+            return self.error(format!("{extents:?} is too large"));
+        }
+        Ok(extents)
+    }
+
+    fn params(&mut self) -> Result<Vec<(&'a str, Param)>, Error> {
+        let mut params: Vec<(&'a str, Param)> = Vec::new();
         while !self.accept(')') {
             let (mut align, mut size) = (0, 0);
             let mut word = self.word()?;
@@ -281,42 +313,54 @@ impl<'a> Parser<'a> {
                 size *= self.number()?;
                 self.expect(']')?;
             }
-            let end = params.last().map_or(0, |p| p.offset + p.size);
-            params.push(Param { name: word.to_string(), offset: end.next_multiple_of(align), size });
+            let end = params.last().map_or(0, |(_, p)| p.offset + p.size);
+            params.push((word, Param { name: word.to_string(), offset: end.next_multiple_of(align), size }));
             self.accept(',');
         }
         Ok(params)
     }
 
-    /// The statements up to the brace that closes the kernel. Inner braces only bound the names of inline assembly.
-    fn body(&mut self, body: &mut Body<'a>) -> Result<(), Error> {
+    /// The statements up to the brace that closes the body. Each brace within opens a scope of names.
+    fn body(&mut self) -> Result<Body<'a>, Error> {
+        let mut body = Body::default();
         let (mut depth, mut place) = (1, (0, 0));
         while depth > 0 {
             if self.accept('{') {
                 depth += 1;
+                body.names.open_scope();
             } else if self.accept('}') {
                 depth -= 1;
+                body.names.close_scope();
             } else if self.accept('@') {
                 let negate = self.accept('!');
                 let guard = Some((self.word()?, negate));
                 let opcode = self.word()?;
-                self.statement(body, guard, opcode, place)?;
+                self.statement(&mut body, guard, opcode, place)?;
             } else {
-                let word = self.word()?;
+                let (word, scope) = (self.word()?, body.names.scope);
                 match word {
                     ".reg" => self.registers(&mut body.names)?,
-                    ".shared" => body.shared.push(self.variable()?),
-                    ".local" => body.local.push(self.variable()?),
+                    ".shared" => body.shared.push((scope, self.declared()?)),
+                    ".local" | ".param" => body.local.push((scope, self.declared()?)),
                     ".loc" => self.location(&mut place)?,
                     ".file" => self.file(),
                     ".pragma" => self.skip_past(';')?,
-                    _ if self.accept(':') => drop(body.labels.insert(word, body.statements.len() as u32)),
+                    _ if self.accept(':') => {
+                        let at = body.statements.len();
+                        body.names.here().labels.insert(word, at);
+                    }
                     _ if word.starts_with('.') => return self.error(format!("{word} is not supported in a kernel")),
-                    _ => self.statement(body, None, word, place)?,
+                    _ => self.statement(&mut body, None, word, place)?,
                 }
             }
         }
-        Ok(())
+        Ok(body)
+    }
+
+    fn declared(&mut self) -> Result<Variable<'a>, Error> {
+        let variable = self.variable()?;
+        self.expect(';')?;
+        Ok(variable)
     }
 
     /// `.loc file line column`, and of inlined code the innermost place. Line 0 means "as before".
@@ -338,11 +382,11 @@ impl<'a> Parser<'a> {
                 self.expect('>')?;
                 for i in 0..count {
                     let register = names.new_register(ty);
-                    names.registers.insert(format!("{name}{i}"), register);
+                    names.here().registers.insert(format!("{name}{i}"), register);
                 }
             } else {
                 let register = names.new_register(ty);
-                names.registers.insert(name.to_string(), register);
+                names.here().registers.insert(name.to_string(), register);
             }
             if !self.accept(',') {
                 break;
@@ -367,18 +411,21 @@ impl<'a> Parser<'a> {
             }
             self.accept(',');
         }
-        body.statements.push(Statement { guard, opcode, operands, line, place });
+        let scope = body.names.scope;
+        body.statements.push(Statement { guard, opcode, operands, line, place, scope });
         Ok(())
     }
 
     fn operand(&mut self) -> Result<Operand<'a>, Error> {
-        if self.accept('{') {
-            let mut parts = Vec::new();
-            while !self.accept('}') {
-                parts.push(self.operand()?);
-                self.accept(',');
+        for (open, close) in [('{', '}'), ('(', ')')] {
+            if self.accept(open) {
+                let mut parts = Vec::new();
+                while !self.accept(close) {
+                    parts.push(self.operand()?);
+                    self.accept(',');
+                }
+                return Ok(Operand::Vector(parts));
             }
-            return Ok(Operand::Vector(parts));
         }
         if self.accept('[') {
             let base = self.word()?;
@@ -408,117 +455,34 @@ impl<'a> Parser<'a> {
         Ok(Operand::Word { word, negative, offset })
     }
 
-    /// Lays out the variables, then decodes the statements, then resolves the labels.
-    fn finish(&self, mut kernel: Kernel, mut body: Body<'a>) -> Result<Kernel, Error> {
-        let shared: Vec<_> = self.shared.iter().chain(&body.shared).copied().collect();
-        kernel.shared = lay_out(&shared, &mut body.names.variables);
-        kernel.local = lay_out(&body.local, &mut body.names.variables);
-        let params = kernel.params.iter().map(|param| (param.name.clone(), param.offset)).collect();
-        let mut opcodes: HashMap<&str, u32> = HashMap::new();
-        let mut code = Vec::with_capacity(body.statements.len() + 1);
-        for statement in &body.statements {
-            let op = decode::decode(statement, &mut body.names, &params, &body.labels)?;
-            let guard = statement.guard.map(|(name, negate)| body.names.pred(name, negate, statement)).transpose()?;
-            let fresh = opcodes.len() as u32;
-            let name = *opcodes.entry(statement.opcode).or_insert_with(|| {
-                kernel.opcodes.push(statement.opcode.to_string());
-                fresh
-            });
-            let (file, line) = if statement.place.1 > 0 { statement.place } else { (0, statement.line) };
-            code.push(Instruction { op, guard, line, file, name });
+    /// After `.global` or `.const`: a declaration, and what the variable holds at first.
+    fn global(&mut self) -> Result<Declaration<'a>, Error> {
+        let line = self.line();
+        let variable = self.variable()?;
+        let mut values = Vec::new();
+        if self.accept('=') {
+            self.initialiser(&mut values)?;
         }
-        // Falling off the end is an exit: no program counter ever points outside the code.
-        kernel.opcodes.push("ret".to_string());
-        let name = kernel.opcodes.len() as u32 - 1;
-        let (file, line) = code.last().map_or((0, 0), |last: &Instruction| (last.file, last.line));
-        code.push(Instruction { op: Op::Exit, guard: None, line, file, name });
-        kernel.code = code;
-        kernel.registers = body.names.bank;
-        Ok(kernel)
+        self.expect(';')?;
+        Ok(Declaration { variable, values, line })
     }
-}
 
-/// Gives every variable its offset; arrays without a size start after all others. The sum of the sizes comes back.
-fn lay_out<'a>(variables: &[Variable<'a>], offsets: &mut HashMap<&'a str, u64>) -> u32 {
-    let mut end = 0u32;
-    for variable in variables {
-        if let Some(size) = variable.size {
-            let at = end.next_multiple_of(variable.align);
-            offsets.insert(variable.name, u64::from(at));
-            end = at + size;
+    /// A value, or values in braces, which may nest.
+    fn initialiser(&mut self, values: &mut Vec<Operand<'a>>) -> Result<(), Error> {
+        if !self.accept('{') {
+            let value = self.operand()?;
+            // `generic(name)`: the address of a variable.
+            let generic = matches!(value, Operand::Word { word: "generic", .. }) && self.accept('(');
+            values.push(if generic { self.operand()? } else { value });
+            if generic {
+                self.expect(')')?;
+            }
+            return Ok(());
         }
-    }
-    let open = || variables.iter().filter(|v| v.size.is_none());
-    if let Some(align) = open().map(|v| v.align).max() {
-        end = end.next_multiple_of(align);
-    }
-    for variable in open() {
-        offsets.insert(variable.name, u64::from(end));
-    }
-    end
-}
-
-impl<'a> Names<'a> {
-    fn new_register(&mut self, ty: &str) -> Register {
-        match ty {
-            ".pred" => Register::P(self.new_p()),
-            ".b64" | ".u64" | ".s64" | ".f64" => Register::D(self.new_d()),
-            _ => Register::R(self.new_r()),
+        while !self.accept('}') {
+            self.initialiser(values)?;
+            self.accept(',');
         }
-    }
-
-    pub fn new_r(&mut self) -> R {
-        self.bank.r += 1;
-        self.bank.r - 1
-    }
-
-    pub fn new_d(&mut self) -> D {
-        self.bank.d += 1;
-        self.bank.d - 1
-    }
-
-    pub fn new_p(&mut self) -> P {
-        self.bank.p += 1;
-        self.bank.p - 1
-    }
-
-    /// The constant in a slot of 32 bits; equal constants share one.
-    pub fn constant32(&mut self, value: u32) -> R {
-        if let Some(&(slot, _)) = self.bank.constants32.iter().find(|c| c.1 == value) {
-            return slot;
-        }
-        let slot = self.new_r();
-        self.bank.constants32.push((slot, value));
-        slot
-    }
-
-    /// The constant in a slot of 64 bits; equal constants share one.
-    pub fn constant64(&mut self, value: u64) -> D {
-        if let Some(&(slot, _)) = self.bank.constants64.iter().find(|c| c.1 == value) {
-            return slot;
-        }
-        let slot = self.new_d();
-        self.bank.constants64.push((slot, value));
-        slot
-    }
-
-    /// The slot of a special register.
-    pub fn special(&mut self, name: &str) -> R {
-        if let Some((slot, _)) = self.bank.special.iter().find(|s| s.1 == name) {
-            return *slot;
-        }
-        let slot = self.new_r();
-        self.bank.special.push((slot, name.to_string()));
-        slot
-    }
-}
-
-impl Register {
-    pub fn slot(self) -> Option<Slot> {
-        match self {
-            Register::R(r) => Some(Slot::R(r)),
-            Register::D(d) => Some(Slot::D(d)),
-            Register::P(_) => None,
-        }
+        Ok(())
     }
 }

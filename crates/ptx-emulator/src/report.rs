@@ -61,6 +61,8 @@ pub enum Kind {
     StepLimit,
     /// An operand that the instruction does not allow.
     BadOperand,
+    /// A `trap`, or a call of a function that is not part of the module, such as a failed assertion.
+    Trap,
 }
 
 impl fmt::Display for Kind {
@@ -75,6 +77,7 @@ impl fmt::Display for Kind {
             Kind::Deadlock => "deadlock",
             Kind::StepLimit => "step limit reached",
             Kind::BadOperand => "operand not allowed",
+            Kind::Trap => "trap",
         })
     }
 }

@@ -1,108 +1,10 @@
-//! The sanitizer's memory of who touched what, and the order in which it happened.
+//! What the sanitizer keeps of each place in memory: who wrote it last, and who has read it since.
 //!
-//! Every warp has a vector clock: an entry for each warp of its block, saying up to which of that warp's clock ticks
-//! everything is known to have happened before. Barriers join the clocks of the warps that meet there. An access is a
-//! race when an earlier one to the same place, one of the two a write, is not in the accessing warp's past. Blocks are
-//! not ordered at all, but by an atomic that a fence precedes.
-//!
-//! Within a warp, two lanes are ordered only by a warp barrier or a barrier of the block, each of which moves the warp's
-//! own clock on. (A warp barrier of some of its lanes counts as one of them all.)
+//! An access is a race when an earlier one to the same place, one of the two a write, is not in its past. Nearly always
+//! that is settled for a whole warp's access by comparing numbers (see [`crate::order`]), in loops that the compiler makes
+//! vector instructions of; only where that fails, place after place is looked at.
 
-use std::collections::HashMap;
-
-/// The lane number that stands for "several lanes".
-pub(crate) const MANY: u32 = 0xff;
-
-/// Who accesses, and when: block, warp, lane, and the warp's own clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    /// The block's number, never 0 for a block that ran.
-    pub block: u32,
-    pub clock: u32,
-    pub warp: u16,
-    pub lane: u16,
-}
-
-/// What is known of a place in memory.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cell {
-    write: Stamp,
-    read: Stamp,
-    /// Index + 1 of the readers' list, once there was need of one.
-    list: u32,
-    /// Several warps of the block of `read` have read since the last write: the list says which.
-    several: bool,
-    /// The last write was an atomic one.
-    atomic: bool,
-    /// Blocks beside that of `read` have read in this launch.
-    many_blocks: bool,
-}
-
-/// The accessing side: its stamp and its clock.
-pub(crate) struct Observer<'a> {
-    pub stamp: Stamp,
-    pub clock: &'a [u32],
-    /// The first block of this launch: older ones are in the past.
-    pub launch: u32,
-    pub order: &'a BlockOrder,
-}
-
-/// Which parts of other blocks' work a block has learnt of through atomics: for a pair (from, to) the clock that was
-/// released.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct BlockOrder {
-    edges: HashMap<(u32, u32), Vec<u32>>,
-    /// What was released at each address, by which block.
-    released: HashMap<u64, Vec<(u32, Vec<u32>)>>,
-}
-
-impl BlockOrder {
-    /// An atomic of `block` at an address: it learns of what others released there, and releases its own fenced past.
-    pub fn atomic(&mut self, address: u64, block: u32, fenced: &[u32]) {
-        let here = self.released.entry(address).or_default();
-        for (from, clock) in here.iter().filter(|entry| entry.0 != block) {
-            join(self.edges.entry((*from, block)).or_default(), clock);
-        }
-        if fenced.iter().all(|tick| *tick == 0) {
-            return;
-        }
-        match here.iter_mut().find(|entry| entry.0 == block) {
-            Some(entry) => join(&mut entry.1, fenced),
-            None => here.push((block, fenced.to_vec())),
-        }
-    }
-
-    fn knows(&self, stamp: Stamp, block: u32) -> bool {
-        let edge = self.edges.get(&(stamp.block, block));
-        edge.and_then(|clock| clock.get(usize::from(stamp.warp))).is_some_and(|tick| *tick >= stamp.clock)
-    }
-}
-
-/// The later of two clocks, entry by entry.
-pub(crate) fn join(into: &mut Vec<u32>, other: &[u32]) {
-    if into.len() < other.len() {
-        into.resize(other.len(), 0);
-    }
-    for (mine, theirs) in into.iter_mut().zip(other) {
-        *mine = (*mine).max(*theirs);
-    }
-}
-
-impl Observer<'_> {
-    /// Whether an earlier access is in this one's past. Two accesses of the same lane are.
-    fn ordered(&self, earlier: Stamp) -> bool {
-        if earlier.block < self.launch {
-            return true;
-        }
-        if earlier.block != self.stamp.block {
-            return self.order.knows(earlier, self.stamp.block);
-        }
-        if earlier.warp != self.stamp.warp {
-            return earlier.clock <= self.clock[usize::from(earlier.warp)];
-        }
-        earlier.clock < self.stamp.clock || (earlier.lane == self.stamp.lane && u32::from(earlier.lane) != MANY)
-    }
-}
+use crate::order::{FLAG, History, MANY, Order, SEGMENT, Stamp};
 
 /// What kind of access it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,141 +14,305 @@ pub(crate) enum Touch {
     Atomic,
 }
 
-/// The cells of a buffer or of shared memory.
-///
-/// A cell stands for four bytes until the first access to fewer of them, and then for one.
-#[derive(Clone, Debug)]
-pub(crate) struct Shadow {
-    cells: Vec<Cell>,
-    bytes: usize,
-    /// Bytes of a cell, as a power of two.
-    shift: u32,
-    /// Lists of the last read of each warp: `width` stamps each.
-    lists: Vec<Stamp>,
-    width: usize,
+/// Neighbouring lanes that access neighbouring places, or several lanes that access one place together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// Byte where it starts, and bytes of each lane.
+    pub start: usize,
+    pub bytes: usize,
+    /// The first lane, and how many places there are.
+    pub first: u32,
+    pub count: u32,
+    /// The lanes.
+    pub mask: u32,
 }
 
-impl Shadow {
-    pub fn new(bytes: usize) -> Shadow {
-        Shadow { cells: Vec::new(), bytes, shift: 2, lists: Vec::new(), width: 0 }
+/// Why an access is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Clash {
+    Unwritten { lane: u32 },
+    Race { lane: u32, earlier: Stamp, touch: Touch },
+}
+
+/// A run on cells: the stamps that it leaves.
+#[derive(Clone, Copy)]
+struct Marks {
+    start: usize,
+    end: usize,
+    /// The first lane's stamp, and how many cells each lane has.
+    stamp: Stamp,
+    per_lane: usize,
+    run: Run,
+}
+
+impl Run {
+    /// One lane.
+    pub fn single(lane: u32, start: usize, bytes: usize) -> Run {
+        Run { start, bytes, first: lane, count: 1, mask: 1 << lane }
     }
 
-    /// Before a launch of so many warps per block. Cells are made at the first launch that checks.
-    pub fn start_launch(&mut self, warps: usize) {
-        if self.cells.is_empty() {
-            self.cells = vec![Cell::default(); self.bytes.div_ceil(1 << self.shift)];
+    pub fn length(&self) -> usize {
+        self.bytes * self.count as usize
+    }
+}
+
+impl Marks {
+    #[inline(always)]
+    fn new(run: &Run, shift: u32, who: &mut Order, history: &mut History) -> Marks {
+        let one = run.count == 1;
+        let stamp = if one { who.stamp_of(history, run.mask) } else { who.stamp | run.first };
+        let (start, end) = (run.start >> shift, ((run.start + run.length() - 1) >> shift) + 1);
+        Marks { start, end, stamp, per_lane: (run.bytes >> shift).max(1), run: *run }
+    }
+
+    /// The stamp of the n-th cell.
+    #[inline(always)]
+    fn at(&self, n: usize) -> Stamp {
+        if self.run.count == 1 { self.stamp } else { self.stamp + (n / self.per_lane) as u32 }
+    }
+
+    /// The lanes of the n-th cell, and the one that a report names.
+    fn lanes(&self, n: usize) -> (u32, u32) {
+        if self.run.count == 1 {
+            return (self.run.mask, self.run.mask.trailing_zeros());
         }
-        if self.width != warps {
-            self.width = warps;
-            self.cells.iter_mut().for_each(|cell| (cell.list, cell.several) = (0, false));
-            self.lists.clear();
+        let lane = self.run.first + (n / self.per_lane) as u32;
+        (1 << lane, lane)
+    }
+}
+
+/// The smallest and the largest of some stamps.
+#[inline(always)]
+fn extent(stamps: &[Stamp]) -> (Stamp, Stamp) {
+    stamps.iter().fold((Stamp::MAX, 0), |(low, high), stamp| (low.min(*stamp), high.max(*stamp)))
+}
+
+/// Writes each lane's stamp, unless flagged.
+#[inline(always)]
+fn mark(cells: &mut [Stamp], marks: &Marks, flag: Stamp) {
+    if marks.per_lane == 1 && marks.run.count > 1 {
+        for (n, cell) in cells.iter_mut().enumerate() {
+            *cell = flag | marks.stamp.wrapping_add(n as u32);
+        }
+    } else {
+        for (n, cell) in cells.iter_mut().enumerate() {
+            *cell = flag | marks.at(n);
+        }
+    }
+}
+
+/// The race of a write or read with an earlier write, if it is one.
+#[inline(never)]
+fn check_write(earlier: Stamp, touch: Touch, lanes: (u32, u32), who: &Order, history: &History) -> Result<(), Clash> {
+    let atomic = earlier & FLAG != 0;
+    if (atomic && touch == Touch::Atomic) || who.ordered(history, earlier, lanes.0) {
+        return Ok(());
+    }
+    Err(Clash::Race { lane: lanes.1, earlier, touch: if atomic { Touch::Atomic } else { Touch::Write } })
+}
+
+/// Bytes of a cell, as a power of two: four until the first access to fewer of them.
+const WORD: u32 = 2;
+
+/// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedShadow {
+    shift: u32,
+    write: Vec<Stamp>,
+    /// For each warp its last read of each cell: all warps read what one has written, so there is little to save here.
+    reads: Vec<Stamp>,
+    warps: usize,
+}
+
+impl SharedShadow {
+    pub fn new(bytes: usize, warps: usize) -> SharedShadow {
+        let cells = bytes.div_ceil(1 << WORD);
+        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps }
+    }
+
+    fn split(&mut self) {
+        let bytes = |cells: &[Stamp]| cells.iter().flat_map(|cell| [*cell; 4]).collect();
+        (self.shift, self.write, self.reads) = (0, bytes(&self.write), bytes(&self.reads));
+    }
+
+    /// Checks and notes an access that lies within the memory.
+    #[inline(always)]
+    pub fn touch(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        if run.bytes < 4 && self.shift == WORD {
+            self.split();
+        }
+        let marks = Marks::new(run, self.shift, who, history);
+        match touch {
+            Touch::Read => self.read(&marks, who, history),
+            _ => self.write(&marks, touch, who, history),
+        }
+    }
+
+    #[inline(always)]
+    fn read(&mut self, marks: &Marks, who: &Order, history: &mut History) -> Result<(), Clash> {
+        let (low, high) = extent(&self.write[marks.start..marks.end]);
+        if low < who.block_start || high >= who.floor {
+            self.check_writes(marks, Touch::Read, who, history)?;
+        }
+        let cells = self.write.len();
+        let row = &mut self.reads[who.warp as usize * cells..][marks.start..marks.end];
+        if who.exact {
+            return keep_readers(row, marks, who, history);
+        }
+        if marks.run.count == 1 {
+            row.iter_mut().for_each(|cell| *cell = later_read(*cell, marks.stamp, who));
+        } else if marks.per_lane == 1 {
+            for (n, cell) in row.iter_mut().enumerate() {
+                *cell = later_read(*cell, marks.stamp.wrapping_add(n as u32), who);
+            }
+        } else {
+            for (n, cell) in row.iter_mut().enumerate() {
+                *cell = later_read(*cell, marks.at(n), who);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cell after cell: whether the last writes are this block's and in the past.
+    #[cold]
+    #[inline(never)]
+    fn check_writes(&self, marks: &Marks, touch: Touch, who: &Order, history: &History) -> Result<(), Clash> {
+        for (n, earlier) in self.write[marks.start..marks.end].iter().enumerate() {
+            let lanes = marks.lanes(n);
+            if earlier & !FLAG >= who.block_start {
+                check_write(*earlier, touch, lanes, who, history)?;
+            } else if touch != Touch::Write {
+                return Err(Clash::Unwritten { lane: lanes.1 });
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write(&mut self, marks: &Marks, touch: Touch, who: &Order, history: &History) -> Result<(), Clash> {
+        let (low, high) = extent(&self.write[marks.start..marks.end]);
+        if high >= who.floor || (touch == Touch::Atomic && low < who.block_start) {
+            self.check_writes(marks, touch, who, history)?;
+        }
+        for warp in 0..self.warps {
+            let row = &self.reads[warp * self.write.len()..][marks.start..marks.end];
+            if extent(row).1 >= who.floor {
+                check_reads(row, marks, who.block_start, who, history)?;
+            }
+        }
+        let flag = if touch == Touch::Atomic { FLAG } else { 0 };
+        mark(&mut self.write[marks.start..marks.end], marks, flag);
+        Ok(())
+    }
+}
+
+/// What is kept of a warp's reads of a cell: the later one, and lanes that differ as "many".
+#[inline(always)]
+fn later_read(old: Stamp, new: Stamp, who: &Order) -> Stamp {
+    let apart = old >= who.met && old != new && ((old ^ new) & MANY != 0 || new & MANY == MANY);
+    if apart { who.stamp | MANY } else { new }
+}
+
+#[cold]
+#[inline(never)]
+fn keep_readers(cells: &mut [Stamp], marks: &Marks, who: &Order, history: &mut History) -> Result<(), Clash> {
+    for (n, cell) in cells.iter_mut().enumerate() {
+        let old = if *cell & !FLAG < who.block_start { 0 } else { *cell };
+        *cell = history.with_reader(old, marks.at(n), who);
+    }
+    Ok(())
+}
+
+/// Cell after cell: whether the reads since a stamp are in the past.
+#[cold]
+#[inline(never)]
+fn check_reads(cells: &[Stamp], marks: &Marks, since: Stamp, who: &Order, history: &History) -> Result<(), Clash> {
+    for (n, read) in cells.iter().enumerate().filter(|(_, read)| **read & !FLAG >= since) {
+        let (lanes, lane) = marks.lanes(n);
+        if let Some(earlier) = history.unordered_reader(*read, who, lanes) {
+            return Err(Clash::Race { lane, earlier, touch: Touch::Read });
+        }
+    }
+    Ok(())
+}
+
+/// The shadow of a buffer in global memory.
+#[derive(Clone, Debug)]
+pub(crate) struct GlobalShadow {
+    bytes: usize,
+    shift: u32,
+    write: Vec<Stamp>,
+    /// The last reader, or a set of readers of which none is in the past of the others.
+    read: Vec<Stamp>,
+}
+
+impl GlobalShadow {
+    pub fn new(bytes: usize) -> GlobalShadow {
+        GlobalShadow { bytes, shift: WORD, write: Vec::new(), read: Vec::new() }
+    }
+
+    /// Before a launch that checks. Cells are made at the first one.
+    pub fn start_launch(&mut self, forget: bool) {
+        if self.write.is_empty() || forget {
+            let cells = self.bytes.div_ceil(1 << self.shift);
+            (self.write, self.read) = (vec![0; cells], vec![0; cells]);
         }
     }
 
     fn split(&mut self) {
-        self.cells = self.cells.iter().flat_map(|cell| [Cell { list: 0, several: false, ..*cell }; 4]).collect();
-        self.cells.truncate(self.bytes);
-        self.shift = 0;
+        let bytes = |cells: &[Stamp]| cells.iter().flat_map(|cell| [*cell; 4]).collect();
+        (self.shift, self.write, self.read) = (0, bytes(&self.write), bytes(&self.read));
     }
 
-    /// Whether some byte was not written by the block: for shared memory, which starts afresh with every block.
-    pub fn unwritten(&self, offset: usize, size: usize, block: u32) -> bool {
-        let end = (offset + size - 1) >> self.shift;
-        self.cells[offset >> self.shift..=end].iter().any(|cell| cell.write.block != block)
-    }
-
-    /// Notes an access, and gives the earlier one that it races with.
-    pub fn touch(
-        &mut self,
-        offset: usize,
-        size: usize,
-        touch: Touch,
-        who: &Observer<'_>,
-    ) -> Result<(), (Stamp, Touch)> {
-        if size < 4 && self.shift == 2 {
+    /// Checks and notes an access that lies within the buffer.
+    #[inline(always)]
+    pub fn touch(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        if run.bytes < 4 && self.shift == WORD {
             self.split();
         }
-        for index in offset >> self.shift..=(offset + size - 1) >> self.shift {
-            match touch {
-                Touch::Read => self.read(index, who)?,
-                _ => self.write(index, touch == Touch::Atomic, who)?,
+        let marks = Marks::new(run, self.shift, who, history);
+        let writes = &mut self.write[marks.start..marks.end];
+        let reads = &mut self.read[marks.start..marks.end];
+        if !all_past(writes, who) {
+            for (n, earlier) in writes.iter().enumerate() {
+                check_write(*earlier, touch, marks.lanes(n), who, history)?;
             }
         }
-        Ok(())
-    }
-
-    #[inline]
-    fn read(&mut self, index: usize, who: &Observer<'_>) -> Result<(), (Stamp, Touch)> {
-        let me = who.stamp;
-        let cell = &mut self.cells[index];
-        if cell.read == me {
+        let past = all_past(reads, who);
+        if touch == Touch::Read {
+            note_reads(reads, &marks, past, who, history);
             return Ok(());
         }
-        if !who.ordered(cell.write) {
-            return Err((cell.write, if cell.atomic { Touch::Atomic } else { Touch::Write }));
+        if !past {
+            check_reads(reads, &marks, who.launch, who, history)?;
         }
-        if cell.read.block != me.block {
-            // The first read of this block: what other blocks of this launch read is kept as a mark only.
-            cell.many_blocks = cell.read.block >= who.launch && !who.order.knows(cell.read, me.block);
-            cell.read = me;
-            cell.several = false;
-        } else if !cell.several && cell.read.warp == me.warp {
-            cell.read = merge(cell.read, me);
-        } else {
-            self.add_reader(index, me);
-        }
-        Ok(())
-    }
-
-    /// A second warp of the block reads: from now on every warp's last read is kept.
-    fn add_reader(&mut self, index: usize, me: Stamp) {
-        let cell = &mut self.cells[index];
-        if cell.list == 0 {
-            cell.list = self.lists.len() as u32 + 1;
-            self.lists.resize(self.lists.len() + self.width, Stamp::default());
-        }
-        let start = cell.list as usize - 1;
-        let list = &mut self.lists[start..start + self.width];
-        if !cell.several {
-            cell.several = true;
-            list.fill(Stamp::default());
-            list[usize::from(cell.read.warp)] = cell.read;
-        }
-        let entry = &mut list[usize::from(me.warp)];
-        *entry = if entry.block == me.block { merge(*entry, me) } else { me };
-        cell.read = *entry;
-    }
-
-    #[inline]
-    fn write(&mut self, index: usize, atomic: bool, who: &Observer<'_>) -> Result<(), (Stamp, Touch)> {
-        let cell = &mut self.cells[index];
-        let both_atomic = atomic && cell.atomic;
-        if !both_atomic && !who.ordered(cell.write) {
-            return Err((cell.write, if cell.atomic { Touch::Atomic } else { Touch::Write }));
-        }
-        if !who.ordered(cell.read) {
-            return Err((cell.read, Touch::Read));
-        }
-        if cell.many_blocks && cell.read.block == who.stamp.block {
-            return Err((Stamp { block: 0, ..cell.read }, Touch::Read));
-        }
-        if cell.several && cell.read.block == who.stamp.block {
-            let start = cell.list as usize - 1;
-            let unordered = |stamp: &&Stamp| stamp.block == who.stamp.block && !who.ordered(**stamp);
-            if let Some(reader) = self.lists[start..start + self.width].iter().find(unordered) {
-                return Err((*reader, Touch::Read));
-            }
-            cell.several = false;
-            cell.read = Stamp::default();
-        }
-        cell.write = who.stamp;
-        cell.atomic = atomic;
+        mark(writes, &marks, if touch == Touch::Atomic { FLAG } else { 0 });
         Ok(())
     }
 }
 
-/// Two reads of one warp: the later clock, and several lanes when they are of one clock.
-fn merge(earlier: Stamp, later: Stamp) -> Stamp {
-    let same_lane = earlier.clock != later.clock || earlier.lane == later.lane;
-    Stamp { lane: if same_lane { later.lane } else { MANY as u16 }, ..later }
+/// Whether all stamps are in the past, as far as their numbers tell. Flagged ones are not.
+#[inline(always)]
+fn all_past(stamps: &[Stamp], who: &Order) -> bool {
+    let past = |stamp: Stamp| (stamp < who.launch) | ((stamp >= who.block_start) & (stamp < who.floor));
+    stamps.iter().fold(true, |all, stamp| all & past(*stamp))
 }
+
+#[inline(always)]
+fn note_reads(cells: &mut [Stamp], marks: &Marks, past: bool, who: &Order, history: &mut History) {
+    if past && !who.exact {
+        return mark(cells, marks, 0);
+    }
+    keep_all_readers(cells, marks, who, history);
+}
+
+#[inline(never)]
+fn keep_all_readers(cells: &mut [Stamp], marks: &Marks, who: &Order, history: &mut History) {
+    for (n, cell) in cells.iter_mut().enumerate() {
+        let old = if *cell & !FLAG < who.launch { 0 } else { *cell };
+        let new = marks.at(n);
+        *cell = if old == 0 { new } else { history.with_reader(old, new, who) };
+    }
+}
+
+const _: () = assert!(SEGMENT > MANY);

@@ -5,16 +5,19 @@ use crate::op::*;
 /// The NaN that f32 instructions give.
 const NAN: u32 = 0x7fff_ffff;
 
+#[inline(always)]
 fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
 }
 
 /// The bits of a result: every NaN becomes the one that the hardware gives.
-fn bits(value: f32) -> u32 {
+#[inline(always)]
+pub(crate) fn bits(value: f32) -> u32 {
     if value.is_nan() { NAN } else { value.to_bits() }
 }
 
 /// Subnormal numbers become a zero of their sign.
+#[inline(always)]
 pub(crate) fn flush(bits: u32) -> u32 {
     if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
 }
@@ -34,7 +37,13 @@ pub(crate) fn saturate(bits: u32) -> u32 {
 ///
 /// A product of two f32 is exact in f64, and so is nearly always the rounding of the sum from f64 to f32. Only where
 /// the sum in f64 falls exactly between two f32, or below the smallest normal one, could two roundings differ from one.
-pub(crate) fn fma(a: u32, b: u32, c: u32) -> u32 {
+///
+/// Where the processor has the instruction (`FUSED`), it is taken; there a call into the C library would be slow.
+#[inline(always)]
+pub(crate) fn fma<const FUSED: bool>(a: u32, b: u32, c: u32) -> u32 {
+    if FUSED {
+        return bits(float(a).mul_add(float(b), float(c)));
+    }
     let sum = f64::from(float(a)) * f64::from(float(b)) + f64::from(float(c));
     let between = sum.to_bits() & 0x1fff_ffff == 0x1000_0000;
     if between || (sum.abs() < f64::from(f32::MIN_POSITIVE) && sum != 0.0) {
@@ -48,7 +57,7 @@ pub(crate) fn fma_directed(round: Rounding, a: u32, b: u32, c: u32) -> u32 {
     let (product, addend) = (f64::from(float(a)) * f64::from(float(b)), f64::from(float(c)));
     let sum = product + addend;
     if !sum.is_finite() || round == Rounding::Nearest {
-        return fma(a, b, c);
+        return fma::<false>(a, b, c);
     }
     let back = sum - product;
     let rest = (product - (sum - back)) + (addend - back);
@@ -79,6 +88,8 @@ pub(crate) fn un32(op: Un32, ftz: bool, a: u32) -> u32 {
         Un32::Not => !a,
         Un32::Not16 => !a & 0xffff,
         Un32::NegInt => a.wrapping_neg(),
+        Un32::Neg16 => a.wrapping_neg() & 0xffff,
+        Un32::Abs16 => u32::from((a as i16).unsigned_abs()),
         Un32::AbsInt => (a as i32).wrapping_abs() as u32,
         Un32::NegFloat => flush_if(ftz, a) ^ 1 << 31,
         Un32::AbsFloat => flush_if(ftz, a) & !(1 << 31),
@@ -154,6 +165,10 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
         Bin32::Add16 => a.wrapping_add(b) & 0xffff,
         Bin32::Sub16 => a.wrapping_sub(b) & 0xffff,
         Bin32::MulLow16 => a.wrapping_mul(b) & 0xffff,
+        Bin32::DivSigned16 => bin32(Bin32::DivSigned, a as i16 as u32, b as i16 as u32) & 0xffff,
+        Bin32::RemSigned16 => bin32(Bin32::RemSigned, a as i16 as u32, b as i16 as u32) & 0xffff,
+        Bin32::MinSigned16 => i32::from((a as i16).min(b as i16)) as u32 & 0xffff,
+        Bin32::MaxSigned16 => i32::from((a as i16).max(b as i16)) as u32 & 0xffff,
         Bin32::Shl16 => a.checked_shl(b).unwrap_or(0) & 0xffff,
         Bin32::ShrSigned16 => (i32::from(a as i16) >> b.min(15)) as u32 & 0xffff,
         Bin32::ShrUnsigned16 => (a & 0xffff).checked_shr(b).unwrap_or(0),
@@ -169,6 +184,7 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
 }
 
 /// Instructions with two 64-bit sources.
+#[inline(always)]
 pub(crate) fn bin64(op: Bin64, a: u64, b: u64) -> u64 {
     let (x, y) = (a as i64, b as i64);
     let (p, q) = (f64::from_bits(a), f64::from_bits(b));
@@ -214,6 +230,7 @@ pub(crate) fn bin64(op: Bin64, a: u64, b: u64) -> u64 {
 pub(crate) fn un64(op: Un64, a: u64) -> u64 {
     match op {
         Un64::Not => !a,
+        Un64::ReverseBits => a.reverse_bits(),
         Un64::NegInt => a.wrapping_neg(),
         Un64::AbsInt => (a as i64).wrapping_abs() as u64,
         Un64::NegFloat => a ^ 1 << 63,
@@ -224,6 +241,7 @@ pub(crate) fn un64(op: Un64, a: u64) -> u64 {
 }
 
 /// Shifts of 64 bits.
+#[inline(always)]
 pub(crate) fn shift64(op: Shift, a: u64, b: u32) -> u64 {
     match op {
         Shift::Left => a.checked_shl(b).unwrap_or(0),
@@ -244,8 +262,19 @@ pub(crate) fn tern32(op: Tern32, a: u32, b: u32, c: u32) -> u32 {
         Tern32::Permute => permute(a, b, c),
         Tern32::FunnelLeftWrap => ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32,
         Tern32::FunnelRightWrap => ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32,
+        Tern32::FunnelLeftClamp => ((u64::from(b) << 32 | u64::from(a)) << c.min(32) >> 32) as u32,
+        Tern32::FunnelRightClamp => ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32,
+        Tern32::MadLow16 => a.wrapping_mul(b).wrapping_add(c) & 0xffff,
+        Tern32::DotBytes { a_signed, b_signed } => dot_bytes(a_signed, b_signed, a, b).wrapping_add(c),
         Tern32::Logic3(table) => logic3(table, a, b, c),
     }
+}
+
+/// The sum of the products of four bytes each.
+fn dot_bytes(a_signed: bool, b_signed: bool, a: u32, b: u32) -> u32 {
+    let byte = |signed: bool, value: u8| if signed { i32::from(value as i8) } else { i32::from(value) };
+    let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+    products.map(|(a, b)| byte(a_signed, a) * byte(b_signed, b)).sum::<i32>() as u32
 }
 
 /// `length` bits from `position` on, of which only the low byte counts each.
@@ -293,6 +322,7 @@ fn logic3(table: u8, a: u32, b: u32, c: u32) -> u32 {
 }
 
 /// The comparison of two values of a type.
+#[inline(always)]
 pub(crate) fn compare(how: Compare, ty: Type, ftz: bool, a: u64, b: u64) -> bool {
     use std::cmp::Ordering;
     let order: Option<Ordering> = match ty {
@@ -458,6 +488,57 @@ pub(crate) fn atomic(op: Atomic, size: u32, old: u64, operand: u64, swap: u64) -
             } else {
                 old
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Zeros, the smallest and largest numbers of each sort, ties, infinities, NaN.
+    const SPECIAL: [u32; 14] = [
+        0,
+        1,
+        2,
+        0x007f_ffff,
+        0x0080_0000,
+        0x0080_0001,
+        0x3f80_0000,
+        0x3f80_0001,
+        0x3f7f_ffff,
+        0x3380_0000,
+        0x7f7f_ffff,
+        0x7f80_0000,
+        0x7f80_0001,
+        0x7fff_ffff,
+    ];
+
+    fn check(a: u32, b: u32, c: u32) {
+        let expected = bits(float(a).mul_add(float(b), float(c)));
+        assert_eq!(fma::<true>(a, b, c), expected, "{a:#x} {b:#x} {c:#x}");
+        assert_eq!(fma::<false>(a, b, c), expected, "{a:#x} {b:#x} {c:#x}, without the instruction");
+    }
+
+    #[test]
+    fn a_product_sum_is_rounded_once_with_and_without_the_instruction() {
+        let special = || SPECIAL.iter().flat_map(|bits| [*bits, bits | 1 << 31]);
+        for (a, b) in special().flat_map(|a| special().map(move |b| (a, b))) {
+            special().for_each(|c| check(a, b, c));
+        }
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        for _ in 0..200_000 {
+            let (a, b, c) = (next(), next(), next());
+            check(a, b, c);
+            // Addends near the product: they cancel, or lie a few bits above or below it.
+            let product = (float(a) * float(b)).to_bits() ^ 1 << 31;
+            check(a, b, product.wrapping_add(c % 3).wrapping_sub(1));
+            check(a, b, product.wrapping_add((c % 50) << 23));
+            check(a, b, product.wrapping_sub((c % 50) << 23));
         }
     }
 }

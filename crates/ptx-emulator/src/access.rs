@@ -1,0 +1,516 @@
+//! Loads, stores and atomics: what a warp's addresses have in common is found out once, and then bounds, alignment and
+//! shadow are checked for whole runs of lanes.
+
+use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
+use crate::memory::locate;
+use crate::op::*;
+use crate::order::{MANY, SEGMENT, Stamp};
+use crate::report::{Finding, Kind};
+use crate::shadow::{Clash, Run, Touch};
+use crate::value;
+
+/// The lanes' addresses, and how many bytes each accesses there.
+struct Aim {
+    addresses: [u64; LANES],
+    bytes: usize,
+}
+
+/// A run before it is known to lie in a memory: its first address.
+#[derive(Clone, Copy)]
+struct Stretch {
+    address: u64,
+    first: u32,
+    count: u32,
+    mask: u32,
+}
+
+/// Where a checked run lies: the memory and the byte of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot {
+    pub space: Space,
+    /// Number of the buffer.
+    pub number: usize,
+    pub start: usize,
+}
+
+/// The lanes' addresses.
+#[inline(always)]
+pub(crate) fn addresses(warp: &Warp, address: Address) -> [u64; LANES] {
+    let mut addresses = [0; LANES];
+    let offset = address.offset;
+    match address.base {
+        // Addresses of 32 bits are those of shared memory and stay in 32 bits.
+        Slot::R(r) => {
+            let base = &warp.r[r as usize];
+            (0..LANES).for_each(|lane| addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32)));
+        }
+        Slot::D(d) => {
+            let base = &warp.d[d as usize];
+            (0..LANES).for_each(|lane| addresses[lane] = base[lane].wrapping_add(i64::from(offset) as u64));
+        }
+    }
+    addresses
+}
+
+impl Aim {
+    #[inline(always)]
+    fn new(warp: &Warp, access: &Access) -> Aim {
+        Aim { addresses: addresses(warp, access.address), bytes: access.size as usize * access.count as usize }
+    }
+
+    /// Whether `count` lanes from `first` on are evenly spaced, and how far.
+    #[inline(always)]
+    fn spacing<const COUNT: usize>(&self, first: usize) -> Option<u64> {
+        let (start, step) = (self.addresses[first], self.addresses[first + 1].wrapping_sub(self.addresses[first]));
+        let mut off = 0;
+        for n in 0..COUNT {
+            off |= self.addresses[first + n] ^ start.wrapping_add(step.wrapping_mul(n as u64));
+        }
+        (off == 0).then_some(step)
+    }
+
+    /// `COUNT` lanes as one stretch: one place that all of them read, or neighbouring places.
+    #[inline(always)]
+    fn stretch<const COUNT: usize>(&self, first: usize, reads: bool) -> Option<Stretch> {
+        let step = self.spacing::<COUNT>(first)?;
+        let count = match step {
+            0 if reads => 1,
+            step if step == self.bytes as u64 => COUNT as u32,
+            _ => return None,
+        };
+        let mask = (u64::from(ALL) >> (LANES - COUNT) << first) as u32;
+        Some(Stretch { address: self.addresses[first], first: first as u32, count, mask })
+    }
+
+    /// The next stretch of the lanes that are left. The usual ones of all lanes and of half a warp are tried first.
+    #[inline(always)]
+    fn next(&self, rest: u32, active: u32, reads: bool) -> Stretch {
+        let usual = if rest == ALL {
+            self.stretch::<LANES>(0, reads).or_else(|| self.stretch::<16>(0, reads))
+        } else if rest == ALL << 16 && active == ALL {
+            self.stretch::<16>(16, reads)
+        } else if reads && rest == active {
+            self.same(active)
+        } else {
+            None
+        };
+        usual.unwrap_or_else(|| self.scan(rest))
+    }
+
+    /// Neighbouring places of neighbouring lanes, from the lowest lane of a mask on.
+    fn scan(&self, mask: u32) -> Stretch {
+        let first = mask.trailing_zeros();
+        let address = self.addresses[first as usize];
+        let bytes = self.bytes as u64;
+        let follows = |n: &u32| {
+            let lane = first + n;
+            mask >> lane & 1 == 1 && self.addresses[lane as usize] == address.wrapping_add(bytes * u64::from(*n))
+        };
+        let count = 1 + (1..32 - first).take_while(follows).count() as u32;
+        Stretch { address, first, count, mask: ALL >> (32 - count) << first }
+    }
+
+    fn same(&self, mask: u32) -> Option<Stretch> {
+        let first = mask.trailing_zeros();
+        let address = self.addresses[first as usize];
+        let same = lanes(mask).all(|lane| self.addresses[lane] == address);
+        same.then_some(Stretch { address, first, count: 1, mask })
+    }
+}
+
+/// A generic address says by its top bits which memory it means.
+#[inline(always)]
+fn space_of(space: Space, address: u64) -> (Space, u64) {
+    match space {
+        Space::Generic => match address & (SHARED_WINDOW | LOCAL_WINDOW) {
+            SHARED_WINDOW => (Space::Shared, address - SHARED_WINDOW),
+            LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
+            _ => (Space::Global, address),
+        },
+        named => (named, address),
+    }
+}
+
+impl Machine<'_> {
+    #[inline(always)]
+    pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let aim = Aim::new(warp, access);
+        let mut rest = active;
+        while rest != 0 {
+            let stretch = aim.next(rest, active, true);
+            rest &= !stretch.mask;
+            self.load_stretch(warp, access, &stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn load_stretch(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
+        let bytes = access.size as usize * access.count as usize;
+        if space_of(access.space, stretch.address).0 == Space::Local {
+            return self.load_lanes(warp, access, stretch);
+        }
+        let Some((spot, run)) = self.whole_run(access.space, stretch, bytes) else {
+            return self.load_lanes(warp, access, stretch);
+        };
+        self.sanitize(warp, spot, &run, Touch::Read)?;
+        let data = self.bytes(spot);
+        if let (4, 1, Slot::R(d)) = (access.size, access.count, access.slots[0]) {
+            let out = &mut warp.r[d as usize];
+            let data = &data[spot.start..spot.start + run.length()];
+            if run.count == 1 {
+                let value = word(data);
+                if run.mask == ALL { *out = [value; LANES] } else { lanes(run.mask).for_each(|lane| out[lane] = value) }
+            } else {
+                let out = &mut out[run.first as usize..(run.first + run.count) as usize];
+                out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+            }
+            return Ok(());
+        }
+        let mut at = spot.start;
+        for lane in lanes(run.mask) {
+            let values = read_elements(self.data(warp, spot, lane), at, access);
+            set_elements(warp, lane, access, &values);
+            at += if run.count == 1 { 0 } else { bytes };
+        }
+        Ok(())
+    }
+
+    /// Lane after lane: local memory, and what a report will name one lane of.
+    #[cold]
+    #[inline(never)]
+    fn load_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
+        let bytes = access.size as usize * access.count as usize;
+        for (lane, address) in stretch.lanes(bytes) {
+            let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Read)?;
+            let values = read_elements(self.data(warp, spot, lane), spot.start, access);
+            set_elements(warp, lane, access, &values);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let aim = Aim::new(warp, access);
+        let mut rest = active;
+        while rest != 0 {
+            let stretch = aim.next(rest, active, false);
+            rest &= !stretch.mask;
+            self.store_stretch(warp, access, &stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn store_stretch(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
+        let bytes = access.size as usize * access.count as usize;
+        if space_of(access.space, stretch.address).0 == Space::Local {
+            return self.store_lanes(warp, access, stretch);
+        }
+        let Some((spot, run)) = self.whole_run(access.space, stretch, bytes) else {
+            return self.store_lanes(warp, access, stretch);
+        };
+        self.sanitize(warp, spot, &run, Touch::Write)?;
+        if let (4, 1, Slot::R(a)) = (access.size, access.count, access.slots[0]) {
+            let end = spot.start + run.length();
+            let data = match spot.space {
+                Space::Shared => &mut self.shared[spot.start..end],
+                _ => {
+                    let buffer = &mut self.memory.buffers[spot.number];
+                    buffer.written[spot.start..end].fill(true);
+                    &mut buffer.data[spot.start..end]
+                }
+            };
+            let values = &warp.r[a as usize][run.first as usize..(run.first + run.count) as usize];
+            data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            return Ok(());
+        }
+        for (n, lane) in lanes(run.mask).enumerate() {
+            self.store_elements(warp, access, lane, Spot { start: spot.start + n * bytes, ..spot });
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
+        let bytes = access.size as usize * access.count as usize;
+        for (lane, address) in stretch.lanes(bytes) {
+            let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Write)?;
+            self.store_elements(warp, access, lane, spot);
+        }
+        Ok(())
+    }
+
+    fn store_elements(&mut self, warp: &mut Warp, access: &Access, lane: usize, spot: Spot) {
+        let size = access.size as usize;
+        for (i, slot) in access.slots[..access.count as usize].iter().enumerate() {
+            let value = warp.get(*slot, lane);
+            self.put(warp, lane, Spot { start: spot.start + i * size, ..spot }, size, value);
+        }
+    }
+
+    /// One lane after the other: their order is the lanes'.
+    #[allow(clippy::too_many_arguments)]
+    pub fn atomic(
+        &mut self,
+        warp: &mut Warp,
+        op: Atomic,
+        access: &Access,
+        operand: Slot,
+        swap: Slot,
+        wants_old: bool,
+        active: u32,
+    ) -> Found<()> {
+        let aim = Aim::new(warp, access);
+        let size = access.size as usize;
+        for lane in lanes(active) {
+            let address = aim.addresses[lane];
+            let spot = self.check(warp, lane, (access.space, address), size, Touch::Atomic)?;
+            let old = read_elements(self.data(warp, spot, lane), spot.start, access)[0];
+            let new = value::atomic(op, u32::from(access.size), old, warp.get(operand, lane), warp.get(swap, lane));
+            self.put(warp, lane, spot, size, new);
+            if wants_old {
+                warp.set(access.slots[0], lane, old);
+            }
+            if self.sanitize && spot.space == Space::Global {
+                let (_, address) = space_of(access.space, address);
+                warp.order.atomic(&mut self.history, &mut self.released, address);
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a run that is aligned and within one memory that all lanes share.
+    #[inline(always)]
+    fn whole_run(&self, space: Space, stretch: &Stretch, bytes: usize) -> Option<(Spot, Run)> {
+        let (space, address) = space_of(space, stretch.address);
+        let (number, offset) = if space == Space::Global { locate(address) } else { (0, address as i64) };
+        let length = match space {
+            Space::Global => self.memory.buffers.get(number)?.data.len(),
+            Space::Shared => self.shared.len(),
+            _ => return None,
+        };
+        let Stretch { first, count, mask, .. } = *stretch;
+        let end = (offset as u64).checked_add((bytes * count as usize) as u64)?;
+        if address & (bytes as u64 - 1) != 0 || offset < 0 || end > length as u64 {
+            return None;
+        }
+        let start = offset as usize;
+        Some((Spot { space, number, start }, Run { start, bytes, first, count, mask }))
+    }
+
+    /// Checks an access of one lane, and gives its place.
+    pub fn check(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (space, address): (Space, u64),
+        bytes: usize,
+        touch: Touch,
+    ) -> Found<Spot> {
+        let spot = self.place(lane, (space, address), bytes)?;
+        self.sanitize(warp, spot, &Run::single(lane as u32, spot.start, bytes), touch)?;
+        Ok(spot)
+    }
+
+    /// The place that one lane's address means: aligned, and within a memory.
+    pub fn place(&self, lane: usize, (space, address): (Space, u64), bytes: usize) -> Found<Spot> {
+        let (space, address) = space_of(space, address);
+        if address & (bytes as u64 - 1) != 0 {
+            return find(Kind::Misaligned, lane, format!("{bytes} bytes at address {address:#x}"));
+        }
+        let (number, offset) = if space == Space::Global { locate(address) } else { (0, address as i64) };
+        let length = match space {
+            Space::Global => self.memory.buffers.get(number).map_or(0, |buffer| buffer.data.len()),
+            Space::Shared => self.shared.len(),
+            _ => self.kernel.local as usize,
+        };
+        if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
+            let whose = self.memory_name(space, number);
+            return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
+        }
+        Ok(Spot { space, number, start: offset as usize })
+    }
+
+    /// Reads bytes that all lanes of the warp get, from an address that one of them gives, which a report names.
+    pub fn read_for_all(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (space, address): (Space, u64),
+        bytes: usize,
+    ) -> Found<&[u8]> {
+        let spot = self.place(lane, (space, address), bytes)?;
+        let run = Run { mask: ALL, ..Run::single(lane as u32, spot.start, bytes) };
+        self.sanitize(warp, spot, &run, Touch::Read).map_err(|finding| Finding { lane: lane as u32, ..finding })?;
+        Ok(&self.bytes(spot)[spot.start..spot.start + bytes])
+    }
+
+    fn memory_name(&self, space: Space, number: usize) -> String {
+        match (space, self.memory.buffers.get(number)) {
+            (Space::Shared, _) => "shared memory".to_string(),
+            (Space::Global, Some(buffer)) => buffer.name.clone(),
+            (Space::Global, None) => "no buffer".to_string(),
+            _ => "local memory".to_string(),
+        }
+    }
+
+    /// Checks a run against what the sanitizer knows, and notes it.
+    #[inline(always)]
+    fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+        if !self.sanitize {
+            return Ok(());
+        }
+        let reads = touch != Touch::Write;
+        let result = match spot.space {
+            Space::Global => {
+                let buffer = &mut self.memory.buffers[spot.number];
+                let written = &buffer.written[run.start..run.start + run.length()];
+                if reads && !written.iter().fold(true, |all, written| all & written) {
+                    let unwritten = written.iter().position(|written| !written).unwrap_or(0) / run.bytes;
+                    let lane = if run.count == 1 { run.mask.trailing_zeros() } else { run.first + unwritten as u32 };
+                    Err(Clash::Unwritten { lane })
+                } else {
+                    buffer.shadow.touch(run, touch, &mut warp.order, &mut self.history)
+                }
+            }
+            Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
+            _ => {
+                let start = run.first as usize * self.kernel.local as usize + run.start;
+                let written = &warp.local_written[start..start + run.bytes];
+                if reads && written.contains(&false) { Err(Clash::Unwritten { lane: run.first }) } else { Ok(()) }
+            }
+        };
+        result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
+    }
+
+    /// The words for a clash.
+    #[cold]
+    fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> Finding {
+        let whose = self.memory_name(spot.space, spot.number);
+        let (Clash::Unwritten { lane } | Clash::Race { lane, .. }) = clash;
+        let bytes = run.bytes;
+        let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * bytes };
+        let (kind, detail) = match clash {
+            Clash::Unwritten { .. } => (Kind::Uninitialised, format!("{bytes} bytes at {at} of {whose}")),
+            Clash::Race { earlier, touch: before, .. } => {
+                let (did, before, other) = (did(touch), name(before), self.describe(warp, earlier));
+                (Kind::Race, format!("{did} {bytes} bytes at {at} of {whose}, unordered with a {before} by {other}"))
+            }
+        };
+        Finding { kind, lane, detail }
+    }
+
+    fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
+        let segment = self.history.segment(earlier);
+        if segment.block != warp.order.block {
+            return match segment.block.checked_sub(self.first_block) {
+                Some(number) => format!("the {number}th block that ran"),
+                None => "another block".to_string(),
+            };
+        }
+        let first = segment.warp * LANES as u32;
+        match earlier % SEGMENT {
+            MANY => format!("several of the threads {first} to {} of the block", first + LANES as u32 - 1),
+            lane => format!("thread {} of the block", first + lane),
+        }
+    }
+
+    /// The memory of a spot, which is not local.
+    #[inline(always)]
+    fn bytes(&self, spot: Spot) -> &[u8] {
+        if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
+    }
+
+    #[inline(always)]
+    fn data<'m>(&'m self, warp: &'m Warp, spot: Spot, lane: usize) -> &'m [u8] {
+        match spot.space {
+            Space::Global | Space::Shared => self.bytes(spot),
+            _ => &warp.local[lane * self.kernel.local as usize..],
+        }
+    }
+
+    /// Writes a checked element.
+    #[inline(always)]
+    fn put(&mut self, warp: &mut Warp, lane: usize, spot: Spot, size: usize, value: u64) {
+        let Spot { space, number, start } = spot;
+        let bytes = &value.to_le_bytes()[..size];
+        match space {
+            Space::Global => {
+                let buffer = &mut self.memory.buffers[number];
+                buffer.data[start..start + size].copy_from_slice(bytes);
+                buffer.written[start..start + size].fill(true);
+            }
+            Space::Shared => self.shared[start..start + size].copy_from_slice(bytes),
+            _ => {
+                let start = lane * self.kernel.local as usize + start;
+                warp.local[start..start + size].copy_from_slice(bytes);
+                warp.local_written[start..start + size].fill(true);
+            }
+        }
+    }
+}
+
+impl Stretch {
+    /// The lanes and their addresses.
+    fn lanes(&self, bytes: usize) -> impl Iterator<Item = (usize, u64)> + use<> {
+        let Stretch { address, count, .. } = *self;
+        let step = if count == 1 { 0 } else { bytes as u64 };
+        lanes(self.mask).enumerate().map(move |(n, lane)| (lane, address.wrapping_add(n as u64 * step)))
+    }
+}
+
+#[inline(always)]
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn did(touch: Touch) -> &'static str {
+    match touch {
+        Touch::Read => "reads",
+        Touch::Write => "writes",
+        Touch::Atomic => "updates",
+    }
+}
+
+fn name(touch: Touch) -> &'static str {
+    match touch {
+        Touch::Read => "read",
+        Touch::Write => "write",
+        Touch::Atomic => "atomic",
+    }
+}
+
+/// The number in some bytes, extended by its sign or by zeros.
+#[inline(always)]
+pub(crate) fn value_of(bytes: &[u8], signed: bool) -> u64 {
+    match (bytes, signed) {
+        ([a], false) => u64::from(*a),
+        ([a], true) => i64::from(*a as i8) as u64,
+        ([a, b], false) => u64::from(u16::from_le_bytes([*a, *b])),
+        ([a, b], true) => i64::from(i16::from_le_bytes([*a, *b])) as u64,
+        ([a, b, c, d], false) => u64::from(u32::from_le_bytes([*a, *b, *c, *d])),
+        ([a, b, c, d], true) => i64::from(i32::from_le_bytes([*a, *b, *c, *d])) as u64,
+        _ => bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    }
+}
+
+#[inline(always)]
+fn read_elements(data: &[u8], start: usize, access: &Access) -> [u64; 4] {
+    let size = access.size as usize;
+    let mut values = [0; 4];
+    for (i, value) in values[..access.count as usize].iter_mut().enumerate() {
+        let at = start + i * size;
+        *value = value_of(&data[at..at + size], access.signed);
+    }
+    values
+}
+
+#[inline(always)]
+fn set_elements(warp: &mut Warp, lane: usize, access: &Access, values: &[u64; 4]) {
+    for (slot, value) in access.slots[..access.count as usize].iter().zip(values) {
+        warp.set(*slot, lane, *value);
+    }
+}

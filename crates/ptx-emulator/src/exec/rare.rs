@@ -1,0 +1,88 @@
+//! The operations behind `Op::Rare`.
+
+use super::{ALL, Flow, Found, LANES, Machine, Warp, find, lanes};
+use crate::access::addresses;
+use crate::compute::logic;
+use crate::mma;
+use crate::op::{Address, Comparison, Mma, R, Rare, Space};
+use crate::report::Kind;
+use crate::value;
+
+impl Machine<'_> {
+    /// Runs a rare operation in the lanes `active`; `mask` are all lanes at this instruction.
+    pub(super) fn rare(&mut self, warp: &mut Warp, op: &Rare, active: u32, mask: u32) -> Found<Flow> {
+        if let Rare::Mma(_) | Rare::LoadMatrix { .. } | Rare::MoveMatrix { .. } = op
+            && !self.gathered(warp, ALL, active, mask, Kind::DivergentWarp)?
+        {
+            return Ok(Flow::Block);
+        }
+        match op {
+            Rare::Set { compare, d, one } => set(warp, compare, *d, *one, active),
+            Rare::Count64 { leading, d, a } => lanes(active).for_each(|lane| {
+                let value = warp.d[*a as usize][lane];
+                warp.r[*d as usize][lane] = if *leading { value.leading_zeros() } else { value.count_ones() };
+            }),
+            Rare::Pack64 { d, quarters } => lanes(active).for_each(|lane| {
+                let part = |i: usize| u64::from(warp.r[quarters[i] as usize][lane] & 0xffff) << (16 * i);
+                warp.d[*d as usize][lane] = (0..4).fold(0, |value, i| value | part(i));
+            }),
+            Rare::Unpack64 { quarters, a } => lanes(active).for_each(|lane| {
+                let value = warp.d[*a as usize][lane];
+                for (i, quarter) in quarters.iter().enumerate() {
+                    quarter.iter().for_each(|slot| warp.r[*slot as usize][lane] = (value >> (16 * i)) as u32 & 0xffff);
+                }
+            }),
+            Rare::Mma(product) => multiply(warp, product),
+            Rare::LoadMatrix { slots, count, transpose, address } => {
+                self.load_matrix(warp, &slots[..*count as usize], *transpose, *address)?;
+            }
+            Rare::Trap(what) => return find(Kind::Trap, active.trailing_zeros() as usize, what.clone()),
+            Rare::Clock { d } => lanes(active).for_each(|lane| warp.set(*d, lane, self.steps)),
+            Rare::MoveMatrix { d, a } => warp.r[*d as usize] = mma::transposed(&warp.r[*a as usize]),
+        }
+        Ok(Flow::Next)
+    }
+
+    /// Lane `8 * i + j` has the address of row j of matrix i. What is read goes to all lanes, so that it counts as read by
+    /// all of them, though a report names the lane that gave the address.
+    fn load_matrix(&mut self, warp: &mut Warp, slots: &[R], transpose: bool, address: Address) -> Found<()> {
+        let addresses = addresses(warp, address);
+        let mut found = [[0; LANES]; 4];
+        for (matrix, fragment) in found[..slots.len()].iter_mut().enumerate() {
+            let mut rows = [[0; 8]; 8];
+            for (row, values) in rows.iter_mut().enumerate() {
+                let lane = matrix * 8 + row;
+                let bytes = self.read_for_all(warp, lane, (Space::Shared, addresses[lane]), 16)?;
+                for (value, pair) in values.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = u16::from_le_bytes([pair[0], pair[1]]);
+                }
+            }
+            *fragment = mma::fragment(&rows, transpose);
+        }
+        for (slot, fragment) in slots.iter().zip(found) {
+            warp.r[*slot as usize] = fragment;
+        }
+        Ok(())
+    }
+}
+
+fn set(warp: &mut Warp, compare: &Comparison, d: R, one: u32, active: u32) {
+    let Comparison { how, ty, ftz, a, b, with } = *compare;
+    let holds = lanes(active)
+        .filter(|lane| value::compare(how, ty, ftz, warp.get(a, *lane), warp.get(b, *lane)))
+        .fold(0u32, |mask, lane| mask | 1 << lane);
+    let holds = with.map_or(holds, |(op, pred)| logic(op, holds, warp.pred(pred)));
+    for lane in lanes(active) {
+        warp.r[d as usize][lane] = if holds >> lane & 1 == 1 { one } else { 0 };
+    }
+}
+
+fn multiply(warp: &mut Warp, product: &Mma) {
+    let Mma { shape, d, a, b, c } = *product;
+    let (a, b) = (a.map(|slot| warp.r[slot as usize]), b.map(|slot| warp.r[slot as usize]));
+    let c = c.map(|slot| warp.r[slot as usize]);
+    let result = shape.product(&a[..shape.a_registers()], &b[..shape.b_registers()], &c);
+    for (slot, lanes) in d.iter().zip(result) {
+        warp.r[*slot as usize] = lanes;
+    }
+}

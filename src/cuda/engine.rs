@@ -1,0 +1,406 @@
+//! The CUDA engine: drives the kernels of one device, real or emulated.
+//!
+//! The data set goes up once, as it is. Buffers of a batch are allocated once; a training iteration is recorded once and
+//! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
+//! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
+
+use super::adam::{self, Update};
+use super::backward::Backward;
+use super::device::{Buffer, Device};
+use super::estimate::Estimate;
+use super::forward::{Forward, Keep};
+use super::gather::{self, DeviceSequences};
+use super::softmax_xent::{Metrics, batch_metrics, softmax};
+use super::weights::Weights;
+use crate::data::{Dataset, Sequences, Split};
+use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
+use crate::error::{Error, Result};
+use crate::optimizer::Adam;
+use crate::shape::Dims;
+use std::sync::Arc;
+
+/// Most steps whose rows and results are on the device at once.
+const STEPS_AT_ONCE: usize = 64;
+/// Most sequences that are scored at a time.
+const SCORE_AT_ONCE: usize = 1024;
+/// Sizes and offsets of kernels are counted in 31 bits, tiles included.
+const MOST: usize = (1 << 31) - 256;
+
+/// Runs a model on a GPU.
+pub struct CudaEngine<D: Device> {
+    device: D,
+    model: Model,
+    adam: Adam,
+    data: Arc<Dataset>,
+    splits: [Option<DeviceSequences<D>>; 3],
+    weights: Weights<D>,
+    step: u64,
+    /// Whether the folded weights are those of the parameters.
+    folded: bool,
+    training: Option<Training<D>>,
+    scoring: Option<Scoring<D>>,
+}
+
+/// What a pass forward and backward needs besides the weights.
+struct Pass<D: Device> {
+    forward: Forward<D>,
+    backward: Backward<D>,
+}
+
+/// What training on batches of one size needs.
+struct Training<D: Device> {
+    batch: usize,
+    pass: Pass<D>,
+    /// Batches of the next steps, `[S,B]`.
+    rows: Buffer<D, u32>,
+    /// `[S]`
+    step_sizes: Buffer<D, f32>,
+    /// Which of the S steps is next, `[1]`.
+    turn: Buffer<D, u32>,
+    /// `[S]`
+    mean_loss: Buffer<D, f32>,
+    /// `[S]`
+    correct: Buffer<D, u32>,
+    clip: Option<Clip<D>>,
+    /// One iteration.
+    graph: Option<D::Graph>,
+}
+
+/// What clipping gradients needs.
+struct Clip<D: Device> {
+    max_norm: f32,
+    /// Parts of the squared norm.
+    parts: Buffer<D, f32>,
+    /// What gradients are multiplied by, `[1]`.
+    factor: Buffer<D, f32>,
+}
+
+/// What scoring and predicting need.
+struct Scoring<D: Device> {
+    forward: Forward<D>,
+    /// `[B]`
+    rows: Buffer<D, u32>,
+    /// Always zero, `[1]`.
+    turn: Buffer<D, u32>,
+    /// `[B,K]`
+    probabilities: Buffer<D, f32>,
+}
+
+impl<D: Device> Pass<D> {
+    fn new(device: &D, dims: Dims, batch: usize) -> Result<Self> {
+        Ok(Self {
+            forward: Forward::new(device, dims, batch, Keep::All)?,
+            backward: Backward::new(device, dims, batch)?,
+        })
+    }
+}
+
+impl<D: Device> Training<D> {
+    fn new(device: &D, model: Model, adam: &Adam, batch: usize) -> Result<Self> {
+        let n = model.layout().len();
+        let clip = |max_norm| {
+            let parts = Buffer::new(device, "norm parts", adam::norm_parts(n))?;
+            Ok(Clip { max_norm, parts, factor: Buffer::new(device, "clip factor", 1)? })
+        };
+        Ok(Self {
+            batch,
+            pass: Pass::new(device, model.dims, batch)?,
+            rows: Buffer::new(device, "rows", STEPS_AT_ONCE * batch)?,
+            step_sizes: Buffer::new(device, "step sizes", STEPS_AT_ONCE)?,
+            turn: Buffer::new(device, "turn", 1)?,
+            mean_loss: Buffer::new(device, "mean loss", STEPS_AT_ONCE)?,
+            correct: Buffer::new(device, "correct", STEPS_AT_ONCE)?,
+            clip: adam.grad_clip.map(clip).transpose()?,
+            graph: None,
+        })
+    }
+
+    /// One training iteration: everything from the batch's rows to the next turn.
+    fn iterate(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
+        let (Pass { forward, backward }, batch, turn) = (&self.pass, self.batch, self.turn.all());
+        weights.update_fold(device)?;
+        forward.run(device, weights, sequences, (self.rows.all(), turn), batch)?;
+        forward.score(device, Some(backward.dlogits()), batch)?;
+        let metrics = Metrics {
+            loss: forward.loss().all(),
+            predicted: forward.predicted().all(),
+            labels: forward.labels(),
+            turn,
+            mean_loss: self.mean_loss.all(),
+            correct: self.correct.all(),
+            batch,
+        };
+        batch_metrics(device, &metrics)?;
+        backward.run(device, weights, forward)?;
+        let (gradient, n) = (backward.gradient().all(), weights.parameters.len());
+        if let Some(Clip { max_norm, parts, factor }) = &self.clip {
+            adam::clip_factor(device, gradient, parts.all(), factor.all(), n, *max_norm)?;
+        }
+        let update = Update {
+            gradient,
+            step_sizes: self.step_sizes.all(),
+            turn,
+            clip: self.clip.as_ref().map(|clip| clip.factor.all()),
+            parameters: weights.parameters.all(),
+            m: weights.m.all(),
+            v: weights.v.all(),
+            n,
+        };
+        adam::update(device, adam, &update)?;
+        adam::advance(device, turn)
+    }
+}
+
+impl<D: Device> Scoring<D> {
+    fn new(device: &D, dims: Dims, capacity: usize) -> Result<Self> {
+        let mut scoring = Self {
+            forward: Forward::new(device, dims, capacity, Keep::Last)?,
+            rows: Buffer::new(device, "scored rows", capacity)?,
+            turn: Buffer::new(device, "scored turn", 1)?,
+            probabilities: Buffer::new(device, "probabilities", capacity * dims.k)?,
+        };
+        scoring.turn.zero(device, 1)?;
+        Ok(scoring)
+    }
+}
+
+impl<D: Device> CudaEngine<D> {
+    /// An engine for `model` on `device`, which trains with `adam` on `data`. All parameters are zero until
+    /// [`Engine::set_state`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if kernels cannot count the model's parameters; [`Error::Device`] if the device fails or has no
+    /// room for the model.
+    pub fn new(device: D, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Self> {
+        let n = model.layout().len();
+        if n > MOST {
+            let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
+            return Err(Error::usage("model sizes", found, "choose smaller ones"));
+        }
+        let mut weights = Weights::new(&device, model)?;
+        weights.upload(&device, &State::new(vec![0.0; n]))?;
+        let splits = [None, None, None];
+        Ok(Self { device, model, adam, data, splits, weights, step: 0, folded: false, training: None, scoring: None })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Copies a split to the device, unless that was done before.
+    fn load(&mut self, split: Split) -> Result<()> {
+        let place = &mut self.splits[split as usize];
+        if place.is_none() {
+            *place = Some(DeviceSequences::new(&self.device, self.data.split(split))?);
+        }
+        Ok(())
+    }
+
+    /// Buffers for training on batches of that size, unless they are there already.
+    fn prepare_training(&mut self, batch: usize) -> Result<()> {
+        if self.training.as_ref().is_some_and(|training| training.batch == batch) {
+            return Ok(());
+        }
+        self.training = None;
+        let data = gather::bytes(&self.data.train);
+        self.check_room(batch, data)?;
+        self.load(Split::Train)?;
+        let mut training = Training::new(&self.device, self.model, &self.adam, batch)?;
+        let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
+        let (device, weights, adam) = (&self.device, &self.weights, &self.adam);
+        let graph = device.capture(&mut || training.iterate(device, weights, sequences, adam))?;
+        training.graph = Some(graph);
+        self.training = Some(training);
+        Ok(())
+    }
+
+    /// Bytes on the device that training with such batches takes, the model and the data not counted.
+    fn training_bytes(&self, batch: usize) -> Result<u64> {
+        Estimate::of(|estimate| Training::new(estimate, self.model, &self.adam, batch))
+    }
+
+    /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
+    fn check_room(&self, batch: usize, data: u64) -> Result<()> {
+        let Dims { t, i, h, k, .. } = self.model.dims;
+        let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
+        let free = self.device.free_bytes()?;
+        // Contexts, code and fragments of memory take their part.
+        let room = free.map(|free| (free - free / 20).saturating_sub(data));
+        let fits = |batch: usize| -> Result<bool> {
+            let counted = batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
+            Ok(counted && (room.is_none() || room >= Some(self.training_bytes(batch)?)))
+        };
+        if fits(batch)? {
+            return Ok(());
+        }
+        let (mut good, mut bad) = (0, batch);
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
+        }
+        let found = match room {
+            Some(room) => format!(
+                "the GPU has room for {:.2} GB of buffers beside the data, which is too little for such batches",
+                room as f64 / 1e9
+            ),
+            None => "that is more than a GPU's kernels count".into(),
+        };
+        let remedy = match good {
+            0 => "choose a smaller model, or --device cpu".into(),
+            good => format!("the largest batch that fits is {good}"),
+        };
+        Err(Error::usage(format!("batch size {batch}"), found, remedy))
+    }
+
+    fn prepare_scoring(&mut self, batch: usize) -> Result<()> {
+        if self.scoring.as_ref().is_none_or(|scoring| scoring.forward.capacity() < batch) {
+            self.scoring = None;
+            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch)?);
+        }
+        if !self.folded {
+            self.weights.update_fold(&self.device)?;
+            self.folded = true;
+        }
+        Ok(())
+    }
+
+    /// Trains one step for each batch of `rows`, at most [`STEPS_AT_ONCE`].
+    fn train_some(&mut self, rows: &[u32], batch: usize) -> Result<Vec<StepMetrics>> {
+        let (steps, first) = (rows.len() / batch, self.step + 1);
+        let step_sizes: Vec<f32> = (0..steps as u64).map(|n| self.adam.step_size(first + n) as f32).collect();
+        let (Some(training), device) = (&mut self.training, &self.device) else { unreachable!("prepared before") };
+        training.rows.upload(device, rows)?;
+        training.step_sizes.upload(device, &step_sizes)?;
+        training.turn.zero(device, 1)?;
+        let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
+        self.folded = false;
+        for _ in 0..steps {
+            device.replay(graph)?;
+        }
+        let loss = training.mean_loss.download(device, steps)?;
+        let correct = training.correct.download(device, steps)?;
+        self.step += steps as u64;
+        Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
+    }
+
+    /// Runs `rows` of `sequences` forward.
+    fn forward(&self, sequences: &DeviceSequences<D>, scoring: &mut Scoring<D>, rows: &[u32]) -> Result<()> {
+        scoring.rows.upload(&self.device, rows)?;
+        let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
+        scoring.forward.run(&self.device, &self.weights, sequences, rows_and_turn, rows.len())
+    }
+}
+
+/// Refuses rows that are not there: a kernel would read whatever lies beside the data.
+fn check_rows(rows: &[u32], n: usize) {
+    assert!(rows.iter().all(|&row| (row as usize) < n), "a row is not below {n}");
+}
+
+impl<D: Device> Engine for CudaEngine<D> {
+    fn device(&self) -> String {
+        self.device.name()
+    }
+
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn model(&self) -> Model {
+        self.model
+    }
+
+    fn state(&mut self) -> Result<State> {
+        self.weights.download(&self.device, self.step)
+    }
+
+    fn set_state(&mut self, state: &State) -> Result<()> {
+        assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
+        self.weights.upload(&self.device, state)?;
+        (self.step, self.folded) = (state.step, false);
+        Ok(())
+    }
+
+    fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {
+        check_rows(rows, self.data.train.len());
+        let rows = &rows[..rows.len() / batch_size * batch_size];
+        self.prepare_training(batch_size)?;
+        let mut metrics = Vec::with_capacity(rows.len() / batch_size);
+        for rows in rows.chunks(STEPS_AT_ONCE * batch_size) {
+            metrics.extend(self.train_some(rows, batch_size)?);
+        }
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
+        check_rows(rows, self.data.split(split).len());
+        let mut scores = Scores::default();
+        if rows.is_empty() {
+            return Ok(scores);
+        }
+        self.load(split)?;
+        self.prepare_scoring(rows.len().min(SCORE_AT_ONCE))?;
+        let (Some(mut scoring), Some(sequences)) = (self.scoring.take(), &self.splits[split as usize]) else {
+            unreachable!("prepared above")
+        };
+        for rows in rows.chunks(SCORE_AT_ONCE) {
+            self.forward(sequences, &mut scoring, rows)?;
+            scoring.forward.score(&self.device, None, rows.len())?;
+            scores.loss.extend(scoring.forward.loss().download(&self.device, rows.len())?);
+            scores.predicted.extend(scoring.forward.predicted().download(&self.device, rows.len())?);
+        }
+        self.scoring = Some(scoring);
+        Ok(scores)
+    }
+
+    fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
+        let k = self.model.dims.k;
+        let mut probabilities = Vec::with_capacity(sequences.len() * k);
+        for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
+            let count = SCORE_AT_ONCE.min(sequences.len() - start);
+            self.prepare_scoring(count)?;
+            let Some(mut scoring) = self.scoring.take() else { unreachable!("prepared above") };
+            let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;
+            let rows: Vec<u32> = (0..count as u32).collect();
+            self.forward(&some, &mut scoring, &rows)?;
+            let logits = scoring.forward.logits().first(count * k);
+            softmax(&self.device, logits, scoring.probabilities.first(count * k), count, k)?;
+            probabilities.extend(scoring.probabilities.download(&self.device, count * k)?);
+            self.scoring = Some(scoring);
+        }
+        Ok(probabilities)
+    }
+
+    fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
+        let (Dims { t, i, k, .. }, n) = (self.model.dims, batch.len());
+        let device = &self.device;
+        let sequences = DeviceSequences::new(device, batch)?;
+        let rows: Vec<u32> = (0..n as u32).collect();
+        let rows = Buffer::from_slice(device, "rows", &rows)?;
+        let turn = Buffer::from_slice(device, "turn", &[0u32])?;
+        let dx = Buffer::new(device, "dx", n * t * i)?;
+        let Pass { forward, backward } = Pass::new(device, self.model.dims, n)?;
+        self.weights.update_fold(device)?;
+        self.folded = true;
+        forward.run(device, &self.weights, &sequences, (rows.all(), turn.all()), n)?;
+        forward.score(device, Some(backward.dlogits()), n)?;
+        backward.run(device, &self.weights, &forward)?;
+        backward.inputs(device, &self.weights, dx.all())?;
+        let (h_last, c_last) = forward.download_last(device, n)?;
+        Ok(Trace {
+            logits: forward.logits().download(device, n * k)?,
+            h_last,
+            c_last,
+            loss: forward.loss().download(device, n)?,
+            gradient: backward.gradient().download(device, self.model.layout().len())?,
+            dx: sequences_first(&dx.download(device, n * t * i)?, n, t, i),
+        })
+    }
+}
+
+/// `[T,B,I]` as `[B,T,I]`.
+fn sequences_first(values: &[f32], batch: usize, t: usize, i: usize) -> Vec<f32> {
+    let step = |b: usize, t: usize| &values[(t * batch + b) * i..][..i];
+    (0..batch).flat_map(|b| (0..t).flat_map(move |t| step(b, t).iter().copied())).collect()
+}

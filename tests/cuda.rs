@@ -1,0 +1,529 @@
+//! The CUDA engine and its kernels against the reference in f64: on the emulator, which checks every access of theirs on
+//! the way, and on a real GPU where there is one. With `REQUIRE_GPU=1` it is a failure if there is none.
+
+mod support;
+
+use fused_lstm::cuda::adam::{self, Update};
+use fused_lstm::cuda::device::{Buffer, Device, Part};
+use fused_lstm::cuda::emulated::Emulated;
+use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
+use fused_lstm::cuda::linear::{Form, Product, Split, column_sums, product, split_product};
+use fused_lstm::cuda::softmax_xent::{self, Metrics, SoftmaxXent};
+use fused_lstm::cuda::{CudaEngine, kept};
+use fused_lstm::data::{Sequences, Split as DataSplit, Values};
+use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
+use fused_lstm::fixture::Fixture;
+use fused_lstm::init::{self, Init};
+use fused_lstm::optimizer::Adam;
+use fused_lstm::reference::{self, ReferenceEngine};
+use fused_lstm::shape::Dims;
+use ptx_emulator::Options;
+use std::path::Path;
+use support::models::{RAGGED, check, dataset, dataset_of, number, start};
+
+/// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
+mod bound {
+    /// One kernel's results.
+    pub const KERNEL: f64 = 3e-6;
+    /// Logits, h and c after the last step, loss of each sequence, probabilities.
+    pub const OUTPUT: f64 = 4e-6;
+    /// Gradient and input gradient.
+    pub const GRADIENT: f64 = 2e-5;
+    /// Losses of 100 training steps.
+    pub const LOSSES: f64 = 3e-6;
+    /// Parameters after 100 training steps.
+    pub const PARAMETERS: f64 = 2e-5;
+}
+
+fn emulated_with(options: Options) -> Emulated {
+    Emulated::new(kept::ptx(), options).expect("the emulator runs the kernels")
+}
+
+fn emulated() -> Emulated {
+    emulated_with(Options::default())
+}
+
+/// Runs each check on the emulator and, if there is one, on a GPU.
+macro_rules! on_devices {
+    ($($name:ident)*) => {
+        mod emulator {
+            $(#[test]
+            fn $name() {
+                super::$name(&super::emulated);
+            })*
+        }
+    };
+}
+
+on_devices! {
+    a_batch_at_ragged_sizes golden_cases a_hundred_training_steps products split_products sums_of_columns gathering
+    losses_and_probabilities sums_of_a_batch updates another_state_takes_the_place_of_the_last
+    scores_do_not_depend_on_what_they_are_scored_with steps_do_not_depend_on_how_many_are_asked_for
+    a_single_class_leaves_nothing_to_learn
+}
+
+// ---- the engine ----
+
+fn engine<D: Device>(
+    device: D,
+    model: Model,
+    adam: Adam,
+    data: std::sync::Arc<fused_lstm::data::Dataset>,
+) -> CudaEngine<D> {
+    let mut engine = CudaEngine::new(device, model, adam, data).unwrap();
+    engine.set_state(&start(model.dims)).unwrap();
+    engine
+}
+
+fn a_batch_at_ragged_sizes<D: Device>(open: &dyn Fn() -> D) {
+    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    for [n, t, i, p, h, k] in RAGGED {
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let data = dataset(dims, n);
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start(dims)).unwrap();
+        let expected = reference.trace(&data.train).unwrap();
+        let mut engine = engine(open(), model, Adam::default(), data.clone());
+        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+        let name = |tensor: &str| format!("B {n} {dims:?} {tensor}");
+        let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
+            worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
+        };
+        output("logits", &logits, &expected.logits);
+        output("h", &h_last, &expected.h_last);
+        output("c", &c_last, &expected.c_last);
+        output("loss", &loss, &expected.loss);
+        output("probabilities", &engine.predict(&data.train).unwrap(), &reference.predict(&data.train).unwrap());
+        let ranges = model.layout().ranges().into_array();
+        for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges) {
+            let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
+            let may_be_zero = t == 1 && *tensor == "w_h";
+            worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
+        }
+        worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+    }
+    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+/// The fixtures of `tests/golden` that the emulator runs in reasonable time.
+fn golden_cases<D: Device>(open: &dyn Fn() -> D) {
+    for case in ["odd_small", "t1", "zero_x"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.safetensors"));
+        let fixture = Fixture::read(&path).unwrap();
+        let mut engine = CudaEngine::new(open(), fixture.model, fixture.adam, fixture.dataset()).unwrap();
+        let computed = fixture.compute(&mut engine).unwrap();
+        let comparisons = fixture.compare(&computed).unwrap();
+        assert!(comparisons.len() >= 31, "{case}: only {} comparisons", comparisons.len());
+        let bad: Vec<_> = comparisons.iter().filter(|c| !c.holds()).collect();
+        assert!(bad.is_empty(), "{case}: {bad:#?}");
+    }
+}
+
+fn losses(metrics: &[StepMetrics]) -> Vec<f32> {
+    metrics.iter().map(|m| m.loss).collect()
+}
+
+fn a_hundred_training_steps<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 7, i: 5, p: 12, h: 20, k: 4 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = dataset(dims, 60);
+    for (steps, grad_clip) in [(100, None), (30, Some(0.1))] {
+        let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
+        let rows: Vec<u32> = (0..steps * 20).map(|k| (k * 37 % 60) as u32).collect();
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start(dims)).unwrap();
+        let expected = reference.train_steps(&rows, 20).unwrap();
+        let mut engine = engine(open(), model, adam, data.clone());
+        let got = engine.train_steps(&rows, 20).unwrap();
+        let a = check("losses", &losses(&got), &losses(&expected), bound::LOSSES, false);
+        let (state, expected_state) = (engine.state().unwrap(), reference.state().unwrap());
+        let b = check("parameters", &state.parameters, &expected_state.parameters, bound::PARAMETERS, false);
+        println!("losses {a:.1e}, parameters {b:.1e}");
+        assert_eq!(state.step, steps as u64);
+        let correct = |metrics: &[StepMetrics]| metrics.iter().map(|m| m.correct).sum::<u32>();
+        assert!(correct(&got).abs_diff(correct(&expected)) <= 2, "the same sequences are classified right");
+        assert!(got[steps - 1].loss < got[0].loss, "it learns");
+    }
+}
+
+fn another_state_takes_the_place_of_the_last<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
+    let data = dataset(dims, 8);
+    let mut engine = engine(open(), Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone());
+    let before = engine.predict(&data.train).unwrap();
+    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 4))).unwrap();
+    assert_ne!(engine.predict(&data.train).unwrap(), before);
+    let mut state = start(dims);
+    state.m.iter_mut().zip(&mut state.v).enumerate().for_each(|(k, (m, v))| (*m, *v) = (k as f32, 1.0 / k as f32));
+    state.step = 77;
+    engine.set_state(&state).unwrap();
+    assert_eq!(engine.state().unwrap(), state, "it comes back as it went in");
+    assert_eq!(engine.predict(&data.train).unwrap(), before);
+    engine.train_steps(&[0, 1, 2], 3).unwrap();
+    assert_eq!(engine.state().unwrap().step, 78);
+    assert_ne!(engine.predict(&data.train).unwrap(), before, "an update is seen");
+}
+
+fn scores_do_not_depend_on_what_they_are_scored_with<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 3, i: 2, p: 3, h: 4, k: 3 };
+    let data = dataset(dims, 1500);
+    let mut engine = engine(open(), Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone());
+    assert!(engine.evaluate(DataSplit::Validation, &[]).unwrap().loss.is_empty(), "there are none");
+    let alone = engine.evaluate(DataSplit::Train, &[1203]).unwrap();
+    // More than are scored at once, and fewer than the buffers have room for afterwards.
+    let rows: Vec<u32> = (0..1300).rev().collect();
+    let all = engine.evaluate(DataSplit::Train, &rows).unwrap();
+    assert_eq!((all.loss.len(), all.predicted.len()), (1300, 1300));
+    assert_eq!((all.loss[96], all.predicted[96]), (alone.loss[0], alone.predicted[0]));
+    let again = engine.evaluate(DataSplit::Train, &rows[90..100]).unwrap();
+    assert_eq!((&all.loss[90..100], &all.predicted[90..100]), (&again.loss[..], &again.predicted[..]));
+    let test = engine.evaluate(DataSplit::Test, &[700]).unwrap();
+    assert_eq!(test.loss[0], all.loss[1299 - 700], "the test split here is the start of the training split");
+    let probabilities = engine.predict(&data.train.slice(0, 1300)).unwrap();
+    let sums: Vec<f32> = probabilities.chunks_exact(3).map(|row| row.iter().sum()).collect();
+    assert!(sums.len() == 1300 && sums.iter().all(|sum| (sum - 1.0).abs() < 1e-6));
+}
+
+fn steps_do_not_depend_on_how_many_are_asked_for<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 2, i: 2, p: 2, h: 3, k: 3 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = dataset(dims, 30);
+    let rows: Vec<u32> = (0..150 * 4).map(|k| k * 7 % 30).collect();
+    let mut at_once = engine(open(), model, Adam::default(), data.clone());
+    let all = at_once.train_steps(&rows, 4).unwrap();
+    assert_eq!(all.len(), 150, "more than the device keeps at once");
+    let mut one_by_one = engine(open(), model, Adam::default(), data);
+    let each: Vec<_> = rows.chunks(4).flat_map(|rows| one_by_one.train_steps(rows, 4).unwrap()).collect();
+    assert_eq!(all, each);
+    assert_eq!(at_once.state().unwrap(), one_by_one.state().unwrap());
+    one_by_one.train_steps(&rows[..9], 3).unwrap();
+    assert_eq!(one_by_one.state().unwrap().step, 153, "batches of another size");
+}
+
+fn a_single_class_leaves_nothing_to_learn<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 3, i: 2, p: 4, h: 5, k: 1 };
+    let data = dataset(dims, 9);
+    let mut engine = engine(open(), Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone());
+    let trace = engine.trace(&data.train).unwrap();
+    assert!(trace.loss.iter().chain(&trace.gradient).all(|&v| v == 0.0));
+}
+
+/// Everything that can be seen of some training, under a schedule of blocks and warps.
+fn run(seed: u64, n: usize, grad_clip: Option<f32>) -> (State, Vec<f32>, Trace) {
+    let dims = Dims { t: 3, i: 5, p: 9, h: 37, k: 10 };
+    let data = dataset(dims, n);
+    let adam = Adam { grad_clip, ..Adam::default() };
+    let device = emulated_with(Options { seed, ..Options::default() });
+    let mut engine = engine(device, Model { dims, forget_bias: 1.0 }, adam, data.clone());
+    let rows: Vec<u32> = (0..3 * n as u32).map(|k| k % n as u32).collect();
+    let seen = losses(&engine.train_steps(&rows, n).unwrap());
+    (engine.state().unwrap(), seen, engine.trace(&data.train).unwrap())
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    for (n, grad_clip) in [(1, None), (35, Some(0.01))] {
+        let plain = run(0, n, grad_clip);
+        for seed in [1, 7, 12345] {
+            assert!(run(seed, n, grad_clip) == plain, "schedule {seed}, batch {n}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_without_room_is_refused_with_the_largest_that_fits() {
+    let dims = Dims { t: 28, i: 28, p: 128, h: 128, k: 10 };
+    let data = dataset(dims, 4);
+    let device = emulated();
+    device.set_free_bytes(100_000_000);
+    let mut engine = CudaEngine::new(device, Model { dims, forget_bias: 1.0 }, Adam::default(), data).unwrap();
+    let error = engine.train_steps(&vec![0; 1 << 20], 1 << 20).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.exit_code(), 2, "{text}");
+    assert!(text.contains("batch size 1048576") && text.contains("GB"), "{text}");
+    let largest: usize = text.rsplit(' ').next().unwrap().parse().expect("the message ends with the largest batch");
+    // Gates, their gradients, h, c and x of 28 steps are about 160 kB a sequence.
+    assert!((400..700).contains(&largest), "{text}");
+    let refused = engine.train_steps(&vec![0; largest + 1], largest + 1).unwrap_err();
+    assert!(refused.to_string().ends_with(&format!(" {largest}")), "{refused}");
+}
+
+// ---- kernel by kernel ----
+
+fn numbers(first: usize, count: usize) -> Vec<f32> {
+    (first..first + count).map(number).collect()
+}
+
+fn upload<D: Device>(device: &D, values: &[f32]) -> Buffer<D, f32> {
+    Buffer::from_slice(device, "input", values).unwrap()
+}
+
+/// A place for results: never written on the emulator, which notices reads of it, and NaN on a GPU.
+fn output<D: Device>(device: &D, len: usize) -> Buffer<D, f32> {
+    let mut buffer = Buffer::new(device, "output", len).unwrap();
+    if device.name() != "emulated GPU" {
+        buffer.upload(device, &vec![f32::NAN; len]).unwrap();
+    }
+    buffer
+}
+
+const PRODUCTS: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [3, 5, 7],
+    [31, 63, 33],
+    [32, 64, 32],
+    [33, 65, 31],
+    [29, 40, 128],
+    [128, 10, 100],
+    [2, 130, 65],
+    [100, 3, 2],
+];
+
+fn at(form: Form, [m, n, k]: [usize; 3], row: usize, column: usize, at: usize) -> (usize, usize) {
+    let a = if form == Form::Tn { at * m + row } else { row * k + at };
+    let b = if form == Form::Nt { column * k + at } else { at * n + column };
+    (a, b)
+}
+
+fn expected_product(form: Form, sizes: [usize; 3], a: &[f32], b: &[f32], bias: Option<(&[f32], usize)>) -> Vec<f32> {
+    let [m, n, k] = sizes;
+    let element = |row: usize, column: usize| {
+        let term = |k: usize| {
+            let (x, y) = at(form, sizes, row, column, k);
+            f64::from(a[x]) * f64::from(b[y])
+        };
+        let bias = bias.filter(|(_, from)| row >= *from).map_or(0.0, |(bias, _)| f64::from(bias[column]));
+        ((0..k).map(term).sum::<f64>() + bias) as f32
+    };
+    (0..m).flat_map(|row| (0..n).map(move |column| element(row, column))).collect()
+}
+
+fn products<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for sizes @ [m, n, k] in PRODUCTS {
+        for form in [Form::Nn, Form::Nt, Form::Tn] {
+            for from in [None, Some(0), Some(m - 1)] {
+                let (a, b, bias) = (numbers(0, m * k), numbers(7777, k * n), vec![0.75; n]);
+                let (da, db, dbias, c) =
+                    (upload(device, &a), upload(device, &b), upload(device, &bias), output(device, m * n));
+                let given = from.map(|from| (dbias.all(), from));
+                let launched = Product { form, a: da.all(), b: db.all(), bias: given, c: c.all(), m, n, k };
+                product(device, &launched).unwrap();
+                let expected = expected_product(form, sizes, &a, &b, from.map(|from| (&bias[..], from)));
+                let what = format!("{form:?} {sizes:?} bias from {from:?}");
+                check(&what, &c.download(device, m * n).unwrap(), &expected, bound::KERNEL, true);
+            }
+        }
+    }
+}
+
+fn split_products<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for (sizes @ [m, n, k], parts) in [([5, 9, 128], 1), ([5, 9, 129], 2), ([33, 70, 700], 6), ([2, 3, 9000], 57)] {
+        let split = Split::new(m, n, k);
+        assert_eq!(split.parts, parts);
+        let (a, b) = (numbers(0, m * k), numbers(7777, k * n));
+        let (da, db, c, scratch) =
+            (upload(device, &a), upload(device, &b), output(device, m * n), output(device, parts * m * n));
+        let launched = Product { form: Form::Tn, a: da.all(), b: db.all(), bias: None, c: c.all(), m, n, k };
+        split_product(device, &launched, scratch.all()).unwrap();
+        let expected = expected_product(Form::Tn, sizes, &a, &b, None);
+        check(&format!("{sizes:?}"), &c.download(device, m * n).unwrap(), &expected, bound::KERNEL, false);
+    }
+}
+
+fn sums_of_columns<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for [m, n] in [[1, 1], [7, 31], [8, 32], [9, 33], [130, 10], [1, 100]] {
+        let a = numbers(5, m * n);
+        let (da, c) = (upload(device, &a), output(device, n));
+        column_sums(device, da.all(), c.all(), m, n).unwrap();
+        let sum = |column: usize| (0..m).map(|row| f64::from(a[row * n + column])).sum::<f64>() as f32;
+        let expected: Vec<f32> = (0..n).map(sum).collect();
+        check(&format!("{m} {n}"), &c.download(device, n).unwrap(), &expected, bound::KERNEL, true);
+    }
+}
+
+fn gathering<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for [n, t, i, b] in [[1, 1, 1, 1], [9, 5, 7, 4], [40, 28, 28, 13]] {
+        let count = n * t * i;
+        let labels: Vec<u32> = (0..n as u32).map(|k| k * 3).collect();
+        let bytes = Values::U8 { bytes: (0..count).map(|k| (k * 37 % 256) as u8).collect(), scale: 1.0 / 255.0 };
+        for values in [bytes, Values::F32(numbers(0, count))] {
+            let sequences = Sequences::new(t, i, values, labels.clone());
+            let on_device = DeviceSequences::new(device, &sequences).unwrap();
+            // Three batches, of which the last one is gathered.
+            let rows: Vec<u32> = (0..3 * b).map(|k| (k * 5 % n) as u32).collect();
+            let drows = Buffer::from_slice(device, "rows", &rows).unwrap();
+            let turn = Buffer::from_slice(device, "turn", &[2u32]).unwrap();
+            let x = output(device, t * b * (i + 1));
+            let batch_labels = Buffer::<D, u32>::new(device, "labels", b).unwrap();
+            let batch = Gather { rows: drows.all(), turn: turn.all(), x: x.all(), labels: Some(batch_labels.all()), b };
+            gather(device, &on_device, &batch).unwrap();
+            let rows = &rows[2 * b..];
+            let plain: Vec<f32> = reference::inputs(&sequences, rows);
+            let expected = |t_at: usize, row: usize| {
+                let step = plain[(row * t + t_at) * i..][..i].to_vec();
+                step.into_iter().chain([1.0])
+            };
+            let expected: Vec<f32> = (0..t).flat_map(|t| (0..b).flat_map(move |row| expected(t, row))).collect();
+            assert_eq!(x.download(device, expected.len()).unwrap(), expected, "exact to the bit");
+            let expected: Vec<u32> = rows.iter().map(|row| row * 3).collect();
+            assert_eq!(batch_labels.download(device, b).unwrap(), expected);
+        }
+    }
+}
+
+fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for [batch, classes] in [[1, 1], [3, 2], [8, 10], [9, 31], [13, 32], [5, 33], [130, 100]] {
+        // Large ones, so that an exponential without the largest taken off would overflow; and ties.
+        let logits: Vec<f32> = numbers(3, batch * classes).iter().map(|v| v * 200.0).collect();
+        let labels: Vec<u32> = (0..batch).map(|row| (row * 7 % classes) as u32).collect();
+        let d_logits = upload(device, &logits);
+        let d_labels = Buffer::from_slice(device, "labels", &labels).unwrap();
+        let (loss, dlogits, probabilities) =
+            (output(device, batch), output(device, batch * classes), output(device, batch * classes));
+        let predicted = Buffer::<D, u32>::new(device, "predicted", batch).unwrap();
+        let mut of_batch = SoftmaxXent {
+            logits: d_logits.all(),
+            labels: d_labels.all(),
+            loss: loss.all(),
+            predicted: predicted.all(),
+            dlogits: Some(dlogits.all()),
+            batch,
+            classes,
+        };
+        softmax_xent::softmax_xent(device, &of_batch).unwrap();
+        softmax_xent::softmax(device, d_logits.all(), probabilities.all(), batch, classes).unwrap();
+
+        let wide: Vec<f64> = logits.iter().map(|&l| l.into()).collect();
+        let rows = || wide.chunks_exact(classes).zip(&labels);
+        let single = |v: f64| v as f32;
+        let expected: Vec<f32> =
+            rows().map(|(row, &label)| single(reference::softmax_xent::loss(row, label as usize))).collect();
+        let what = format!("{batch} {classes}");
+        check(&format!("{what} loss"), &loss.download(device, batch).unwrap(), &expected, bound::KERNEL, true);
+        let gradient =
+            |(row, &label): (&[f64], &u32)| reference::softmax_xent::backward(row, label as usize, 1.0 / batch as f64);
+        let expected: Vec<f32> = rows().flat_map(gradient).map(single).collect();
+        check(
+            &format!("{what} gradient"),
+            &dlogits.download(device, batch * classes).unwrap(),
+            &expected,
+            bound::KERNEL,
+            true,
+        );
+        let expected: Vec<f32> =
+            rows().flat_map(|(row, _)| reference::softmax_xent::softmax(row)).map(single).collect();
+        check(
+            &format!("{what} softmax"),
+            &probabilities.download(device, batch * classes).unwrap(),
+            &expected,
+            bound::KERNEL,
+            false,
+        );
+        let expected: Vec<u32> = rows().map(|(row, _)| reference::softmax_xent::arg_max(row)).collect();
+        assert_eq!(predicted.download(device, batch).unwrap(), expected, "{what}");
+
+        let same = loss.download(device, batch).unwrap();
+        of_batch.dlogits = None;
+        softmax_xent::softmax_xent(device, &of_batch).unwrap();
+        assert_eq!(loss.download(device, batch).unwrap(), same, "without a gradient");
+    }
+}
+
+fn sums_of_a_batch<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for batch in [1, 31, 255, 256, 257, 1000] {
+        let loss = numbers(1, batch);
+        let classes = |shift: usize| (0..batch).map(|row| ((row * shift) % 3) as u32).collect::<Vec<_>>();
+        let (predicted, labels) = (classes(1), classes(2));
+        let d_loss = upload(device, &loss);
+        let d_predicted = Buffer::from_slice(device, "predicted", &predicted).unwrap();
+        let d_labels = Buffer::from_slice(device, "labels", &labels).unwrap();
+        let turn = Buffer::from_slice(device, "turn", &[3u32]).unwrap();
+        let mean_loss = Buffer::from_slice(device, "mean loss", &[9.0f32; 5]).unwrap();
+        let correct = Buffer::from_slice(device, "correct", &[9u32; 5]).unwrap();
+        let metrics = Metrics {
+            loss: d_loss.all(),
+            predicted: d_predicted.all(),
+            labels: d_labels.all(),
+            turn: turn.all(),
+            mean_loss: mean_loss.all(),
+            correct: correct.all(),
+            batch,
+        };
+        softmax_xent::batch_metrics(device, &metrics).unwrap();
+        let mean = loss.iter().map(|&l| f64::from(l)).sum::<f64>() / batch as f64;
+        let right = predicted.iter().zip(&labels).filter(|(p, l)| p == l).count() as u32;
+        let got = mean_loss.download(device, 5).unwrap();
+        assert!((f64::from(got[3]) - mean).abs() < 1e-6, "{batch}: {got:?} {mean}");
+        assert_eq!([got[0], got[1], got[2], got[4]], [9.0; 4], "only its own turn's element");
+        assert_eq!(correct.download(device, 5).unwrap(), [9, 9, 9, right, 9]);
+    }
+}
+
+fn updates<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for n in [1, 255, 257, 5000] {
+        for grad_clip in [None, Some(0.5), Some(1e9)] {
+            let adam = Adam { grad_clip, ..Adam::default() };
+            let (mut parameters, mut m, mut v) = (numbers(0, n), vec![0.0; n], vec![0.0; n]);
+            let step_sizes: Vec<f32> = (1..=4).map(|t| adam.step_size(t) as f32).collect();
+            let d_sizes = upload(device, &step_sizes);
+            let (dp, dm, dv) = (upload(device, &parameters), upload(device, &m), upload(device, &v));
+            let turn = Buffer::from_slice(device, "turn", &[0u32]).unwrap();
+            let (parts, factor) = (output(device, adam::norm_parts(n)), output(device, 1));
+            let mut wide: [Vec<f64>; 3] = [&parameters, &m, &v].map(|v| v.iter().map(|&v| v.into()).collect());
+            for step in 0..4 {
+                let gradient = numbers(step * 100, n);
+                let d_gradient = upload(device, &gradient);
+                let clip: Option<Part<'_, f32>> = adam.grad_clip.map(|max_norm| {
+                    adam::clip_factor(device, d_gradient.all(), parts.all(), factor.all(), n, max_norm).unwrap();
+                    factor.all()
+                });
+                let update = Update {
+                    gradient: d_gradient.all(),
+                    step_sizes: d_sizes.all(),
+                    turn: turn.all(),
+                    clip,
+                    parameters: dp.all(),
+                    m: dm.all(),
+                    v: dv.all(),
+                    n,
+                };
+                adam::update(device, &adam, &update).unwrap();
+                adam::advance(device, turn.all()).unwrap();
+                let gradient: Vec<f64> = gradient.iter().map(|&g| g.into()).collect();
+                let [p, m, v] = &mut wide;
+                reference::adam::step(&adam, step as u64 + 1, &gradient, p, m, v);
+            }
+            let got = [&dp, &dm, &dv].map(|buffer| buffer.download(device, n).unwrap());
+            [parameters, m, v] = wide.map(|v| v.iter().map(|&v| v as f32).collect());
+            for ((name, got), expected) in ["parameters", "m", "v"].iter().zip(got).zip([parameters, m, v]) {
+                check(&format!("{name} n {n} clip {grad_clip:?}"), &got, &expected, bound::KERNEL, true);
+            }
+            assert_eq!(turn.download(device, 1).unwrap(), [4]);
+        }
+    }
+}
+
+/// Data in bytes, as images are, go through the whole engine.
+#[test]
+fn bytes_are_trained_on_like_numbers() {
+    let dims = Dims { t: 3, i: 4, p: 5, h: 6, k: 3 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let bytes: Vec<u8> = (0..20 * 12).map(|k| (k * 41 % 256) as u8).collect();
+    let floats = bytes.iter().map(|&b| f32::from(b) * (1.0 / 255.0)).collect();
+    let labels: Vec<u32> = (0..20).map(|k| k % 3).collect();
+    let train = |values| {
+        let data = dataset_of(Sequences::new(3, 4, values, labels.clone()), 3);
+        let mut engine = engine(emulated(), model, Adam::default(), data);
+        engine.train_steps(&(0..20).collect::<Vec<_>>(), 5).unwrap()
+    };
+    let of_bytes = train(Values::U8 { bytes, scale: 1.0 / 255.0 });
+    assert_eq!(of_bytes, train(Values::F32(floats)));
+}

@@ -1,0 +1,75 @@
+//! Models, data and comparisons for checks of one engine against another.
+
+use fused_lstm::data::{Dataset, Sequences, Values};
+use fused_lstm::engine::State;
+use fused_lstm::fixture::relative_max;
+use fused_lstm::init::{self, Init};
+use fused_lstm::shape::Dims;
+use std::sync::Arc;
+
+/// B, T, I, P, H, K: every value of the lists in the project's test plan, and sizes around the engines' own edges
+/// (vectors of 8 and 16, chunks of 16 rows, 16 groups, tiles of 32 and 64, blocks of 256).
+pub const RAGGED: [[usize; 6]; 24] = [
+    [1, 1, 1, 1, 1, 2],
+    [3, 2, 7, 16, 16, 10],
+    [8, 5, 28, 31, 31, 5],
+    [13, 28, 1, 33, 33, 10],
+    [64, 2, 28, 64, 64, 17],
+    [65, 5, 7, 100, 100, 10],
+    [128, 5, 28, 128, 128, 10],
+    [130, 2, 28, 7, 256, 10],
+    [3, 100, 1, 8, 31, 3],
+    [13, 1, 28, 128, 100, 10],
+    [1, 28, 28, 1, 128, 10],
+    [16, 5, 7, 9, 8, 8],
+    [17, 5, 7, 24, 24, 16],
+    [15, 2, 28, 17, 48, 33],
+    [300, 2, 7, 5, 16, 10],
+    [257, 1, 1, 3, 1, 2],
+    [513, 3, 2, 2, 5, 4],
+    [33, 4, 3, 40, 15, 40],
+    [8, 3, 31, 2, 17, 2],
+    [2, 9, 32, 32, 32, 64],
+    [1, 2, 1, 1, 7, 100],
+    [64, 1, 7, 256, 33, 10],
+    [31, 100, 7, 16, 1, 10],
+    [130, 28, 28, 64, 64, 10],
+];
+
+/// A number from -1 to 1, two of five zero, for each `k`; made without a random generator.
+pub fn number(k: usize) -> f32 {
+    let mixed = (k as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+    if mixed % 5 < 2 { 0.0 } else { (mixed % 2001) as f32 / 1000.0 - 1.0 }
+}
+
+pub fn sequences(dims: Dims, n: usize) -> Sequences {
+    let values = (0..n * dims.sequence_len()).map(number).collect();
+    Sequences::new(dims.t, dims.i, Values::F32(values), (0..n).map(|k| (k * 7 % dims.k) as u32).collect())
+}
+
+pub fn dataset_of(train: Sequences, classes: usize) -> Arc<Dataset> {
+    let (validation, test) = (train.slice(0, 0), train.slice(0, train.len() / 2));
+    Arc::new(Dataset { description: String::new(), name: "made up", classes, train, validation, test })
+}
+
+pub fn dataset(dims: Dims, n: usize) -> Arc<Dataset> {
+    dataset_of(sequences(dims, n), dims.k)
+}
+
+pub fn start(dims: Dims) -> State {
+    State::new(init::parameters(dims, Init::Xavier, 3))
+}
+
+/// The error of `got` relative to the largest expected value; fails if it is over `bound`.
+pub fn check(what: &str, got: &[f32], expected: &[f32], bound: f64, zero_allowed: bool) -> f64 {
+    let [got, expected] = [got, expected].map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+    assert_eq!(got.len(), expected.len(), "{what}");
+    assert!(expected.iter().all(|v| v.is_finite()), "{what}: the reference is not finite");
+    assert!(zero_allowed || expected.iter().any(|&v| v != 0.0), "{what}: the reference is all zero");
+    let error = relative_max(&got, &expected);
+    assert!(error <= bound, "{what}: error {error:.1e} is over {bound:.0e}");
+    if error > bound / 10.0 {
+        println!("{what}: error {error:.1e}");
+    }
+    error
+}
