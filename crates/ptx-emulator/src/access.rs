@@ -5,9 +5,9 @@ use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
-use crate::order::{MANY, SEGMENT, Stamp};
+use crate::order::{FLAG, MANY, SEGMENT, Stamp};
 use crate::report::{Finding, Kind};
-use crate::shadow::{Clash, Run, Touch};
+use crate::shadow::{Clash, IN_FLIGHT, Run, Touch};
 use crate::value;
 
 /// The lanes' addresses, and how many bytes each accesses there.
@@ -26,7 +26,7 @@ struct Stretch {
 }
 
 /// Where a checked run lies: the memory and the byte of it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Spot {
     pub space: Space,
     /// Number of the buffer.
@@ -328,7 +328,7 @@ impl Machine<'_> {
             _ => self.kernel.local as usize,
         };
         if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
-            let whose = self.memory_name(space, number);
+            let whose = self.memory_name(Spot { space, number, start: 0 });
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
         }
         Ok(Spot { space, number, start: offset as usize })
@@ -348,8 +348,9 @@ impl Machine<'_> {
         Ok(&self.bytes(spot)[spot.start..spot.start + bytes])
     }
 
-    fn memory_name(&self, space: Space, number: usize) -> String {
-        match (space, self.memory.buffers.get(number)) {
+    /// What a report calls the memory of a spot.
+    pub fn memory_name(&self, spot: Spot) -> String {
+        match (spot.space, self.memory.buffers.get(spot.number)) {
             (Space::Shared, _) => "shared memory".to_string(),
             (Space::Global, Some(buffer)) => buffer.name.clone(),
             (Space::Global, None) => "no buffer".to_string(),
@@ -359,7 +360,7 @@ impl Machine<'_> {
 
     /// Checks a run against what the sanitizer knows, and notes it.
     #[inline(always)]
-    fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+    pub fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
         if !self.sanitize {
             return Ok(());
         }
@@ -389,7 +390,7 @@ impl Machine<'_> {
     /// The words for a clash.
     #[cold]
     fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> Finding {
-        let whose = self.memory_name(spot.space, spot.number);
+        let whose = self.memory_name(spot);
         let (Clash::Unwritten { lane } | Clash::Race { lane, .. }) = clash;
         let bytes = run.bytes;
         let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * bytes };
@@ -404,6 +405,9 @@ impl Machine<'_> {
     }
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
+        if earlier & !FLAG == IN_FLIGHT {
+            return "a copy that is still under way".to_string();
+        }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
             return match segment.block.checked_sub(self.first_block) {
@@ -420,7 +424,7 @@ impl Machine<'_> {
 
     /// The memory of a spot, which is not local.
     #[inline(always)]
-    fn bytes(&self, spot: Spot) -> &[u8] {
+    pub fn bytes(&self, spot: Spot) -> &[u8] {
         if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
     }
 

@@ -1,6 +1,7 @@
 //! Statements to operations. Here, and nowhere else, the full opcode decides what an instruction does: an opcode of
 //! which one part is not known is an error that names it.
 
+mod asynchronous;
 mod narrow;
 mod rare;
 mod tensor;
@@ -296,6 +297,7 @@ impl Decoder<'_, '_> {
                 self.control(parts)
             }
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
+            "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {

@@ -1,6 +1,9 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod copy;
 mod rare;
+
+pub(crate) use copy::{Copies, Until};
 
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
@@ -34,6 +37,8 @@ pub(crate) struct Warp {
     /// Local memory, thread by thread.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    /// Copies that go on beside it.
+    pub copies: Copies,
 }
 
 /// What a launch shares among its warps.

@@ -1,7 +1,7 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{LANES, Machine, Stop, Warp};
+use crate::exec::{Copies, LANES, Machine, Stop, Warp};
 use crate::memory::Memory;
 use crate::op::Op;
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
@@ -74,6 +74,16 @@ pub struct Shape {
     pub block: [u32; 3],
     /// Bytes of shared memory for the `extern` array.
     pub dynamic_shared: u32,
+    /// Blocks of a cluster (x, y, z). A kernel that prescribes its clusters may be launched with one block each, which
+    /// stands for "as prescribed".
+    pub cluster: [u32; 3],
+}
+
+impl Default for Shape {
+    /// One thread.
+    fn default() -> Shape {
+        Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3] }
+    }
 }
 
 /// A barrier of the block.
@@ -213,6 +223,7 @@ fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
         order: Order::new(index, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
         local_written: vec![false; kernel.local as usize * LANES],
+        copies: Copies::default(),
     };
     (0..count).map(new).collect()
 }
@@ -240,6 +251,9 @@ impl Launch<'_> {
             self.machine.shared.fill(0xff);
             let block_start = self.machine.history.next();
             for warp in &mut self.warps {
+                for (start, bytes) in warp.copies.clear() {
+                    self.machine.shared_shadow.set(start, bytes, 0);
+                }
                 reset(warp, self.machine.kernel, self.shape, at, threads);
                 set_addresses(warp, self.machine.kernel, &self.globals);
                 let block = self.machine.first_block + number as u32;

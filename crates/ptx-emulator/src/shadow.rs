@@ -114,6 +114,9 @@ fn check_write(earlier: Stamp, touch: Touch, lanes: (u32, u32), who: &Order, his
 /// Bytes of a cell, as a power of two: four until the first access to fewer of them.
 const WORD: u32 = 2;
 
+/// The stamp of a write that goes on beside its thread: above all others, so that no barrier brings it into the past.
+pub(crate) const IN_FLIGHT: Stamp = FLAG - SEGMENT;
+
 /// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedShadow {
@@ -133,6 +136,13 @@ impl SharedShadow {
     fn split(&mut self) {
         let bytes = |cells: &[Stamp]| cells.iter().flat_map(|cell| [*cell; 4]).collect();
         (self.shift, self.write, self.reads) = (0, bytes(&self.write), bytes(&self.reads));
+    }
+
+    /// Makes a write's stamp that of some bytes, which have been checked: four or more, or all accesses are to bytes.
+    pub fn set(&mut self, start: usize, bytes: usize, stamp: Stamp) {
+        if let Some(cells) = self.write.get_mut(start >> self.shift..=(start + bytes - 1) >> self.shift) {
+            cells.fill(stamp);
+        }
     }
 
     /// Checks and notes an access that lies within the memory.

@@ -20,7 +20,7 @@ fn run_with(body: &str, grid: u32, options: &Options) -> Result<(), Error> {
     let mut memory = Memory::new();
     let written = memory.alloc_f32("g", &[0.0; 256]);
     let fresh = memory.alloc("h", 1024);
-    let shape = Shape { grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [grid, 1, 1], block: [64, 1, 1], ..Shape::default() };
     module.launch("bug", &shape, &[Arg::U64(written), Arg::U64(fresh)], &mut memory, options).map(drop)
 }
 
