@@ -105,8 +105,10 @@ pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) 
     if mask == ALL {
         *out = *new;
     } else {
-        for lane in 0..LANES {
-            out[lane] = if mask >> lane & 1 == 1 { new[lane] } else { out[lane] };
+        // Both are read before the choice, so that it can be one of vector instructions.
+        for (lane, (out, new)) in out.iter_mut().zip(new).enumerate() {
+            let (old, new) = (*out, *new);
+            *out = if mask & (1 << lane) != 0 { new } else { old };
         }
     }
 }
