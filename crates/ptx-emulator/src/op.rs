@@ -573,11 +573,13 @@ pub(crate) enum Op {
     },
     Branch(u32),
     Exit,
-    /// A barrier of the block: its number, its count of threads (all when absent), whether the warp waits.
+    /// A barrier of the block: its number, its count of threads (all when absent), whether the threads wait, and
+    /// whether it may only be met by whole warps.
     Barrier {
         id: R,
         count: Option<R>,
         wait: bool,
+        aligned: bool,
     },
     WarpBarrier {
         mask: R,
