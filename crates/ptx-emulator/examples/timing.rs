@@ -39,7 +39,7 @@ impl Bench {
             args.push(Arg::U64(if *count == 0 { 0 } else { address }));
         }
         args.extend_from_slice(rest);
-        let shape = Shape { grid, block, dynamic_shared: 0 };
+        let shape = Shape { grid, block, ..Shape::default() };
         for sanitize in [true, false] {
             let options = Options { sanitize, ..Options::default() };
             let (mut best, mut stats) = (f64::INFINITY, Stats::default());
@@ -102,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Arg::S32(k as i32),
         Arg::S32(k as i32),
     ];
-    let shape = Shape { grid: [1, 8, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 8, 1], block: [128, 1, 1], ..Shape::default() };
     for sanitize in [true, false] {
         let options = Options { sanitize, ..Options::default() };
         let (mut best, mut stats) = (f64::INFINITY, Stats::default());

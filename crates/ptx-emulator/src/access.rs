@@ -5,10 +5,13 @@ use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
-use crate::order::{MANY, SEGMENT, Stamp};
+use crate::order::{FLAG, MANY, SEGMENT, Stamp};
 use crate::report::{Finding, Kind};
-use crate::shadow::{Clash, Run, Touch};
+use crate::shadow::{Clash, IN_FLIGHT, Run, Touch};
 use crate::value;
+
+/// Half the lanes of a warp.
+const HALF: usize = LANES / 2;
 
 /// The lanes' addresses, and how many bytes each accesses there.
 struct Aim {
@@ -16,17 +19,18 @@ struct Aim {
     bytes: usize,
 }
 
-/// A run before it is known to lie in a memory: its first address.
+/// A run before it is known to lie in a memory: its first address, and how far it is from lane to lane.
 #[derive(Clone, Copy)]
 struct Stretch {
     address: u64,
+    step: u64,
     first: u32,
     count: u32,
     mask: u32,
 }
 
 /// Where a checked run lies: the memory and the byte of it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Spot {
     pub space: Space,
     /// Number of the buffer.
@@ -59,63 +63,88 @@ impl Aim {
         Aim { addresses: addresses(warp, access.address), bytes: access.size as usize * access.count as usize }
     }
 
-    /// Whether `count` lanes from `first` on are evenly spaced, and how far.
+    /// The half of the lanes that starts at `first`, if it reads one place or evenly spaced ones.
     #[inline(always)]
-    fn spacing<const COUNT: usize>(&self, first: usize) -> Option<u64> {
-        let (start, step) = (self.addresses[first], self.addresses[first + 1].wrapping_sub(self.addresses[first]));
-        let mut off = 0;
-        for n in 0..COUNT {
-            off |= self.addresses[first + n] ^ start.wrapping_add(step.wrapping_mul(n as u64));
+    fn half(&self, first: usize, reads: bool) -> Option<Stretch> {
+        let lanes: &[u64; HALF] = self.addresses[first..].first_chunk()?;
+        let step = lanes[1].wrapping_sub(lanes[0]);
+        let mut differs = 0;
+        for n in 1..HALF {
+            differs |= lanes[n].wrapping_sub(lanes[n - 1]) ^ step;
         }
-        (off == 0).then_some(step)
+        if differs != 0 {
+            return None;
+        }
+        let stretch =
+            Stretch { address: lanes[0], step, first: first as u32, count: HALF as u32, mask: 0xffff << first };
+        match step {
+            0 if reads => Some(Stretch { step: self.bytes as u64, count: 1, ..stretch }),
+            step => self.is_spacing(step).then_some(stretch),
+        }
     }
 
-    /// `COUNT` lanes as one stretch: one place that all of them read, or neighbouring places.
+    /// The two halves of the lanes, or the whole in the place of the first.
     #[inline(always)]
-    fn stretch<const COUNT: usize>(&self, first: usize, reads: bool) -> Option<Stretch> {
-        let step = self.spacing::<COUNT>(first)?;
-        let count = match step {
-            0 if reads => 1,
-            step if step == self.bytes as u64 => COUNT as u32,
-            _ => return None,
-        };
-        let mask = (u64::from(ALL) >> (LANES - COUNT) << first) as u32;
-        Some(Stretch { address: self.addresses[first], first: first as u32, count, mask })
+    fn halves(&self, reads: bool) -> [Option<Stretch>; 2] {
+        let (Some(low), Some(high)) = (self.half(0, reads), self.half(HALF, reads)) else { return [None; 2] };
+        let next = if low.count == 1 { low.address } else { low.address.wrapping_add(low.step * HALF as u64) };
+        if next == high.address && (low.step, low.count) == (high.step, high.count) {
+            return [Some(Stretch { count: low.count * if low.count == 1 { 1 } else { 2 }, mask: ALL, ..low }), None];
+        }
+        [Some(low), Some(high)]
     }
 
-    /// The next stretch of the lanes that are left. The usual ones of all lanes and of half a warp are tried first.
+    /// Whether lanes so far apart neither overlap nor differ in their alignment.
     #[inline(always)]
-    fn next(&self, rest: u32, active: u32, reads: bool) -> Stretch {
-        let usual = if rest == ALL {
-            self.stretch::<LANES>(0, reads).or_else(|| self.stretch::<16>(0, reads))
-        } else if rest == ALL << 16 && active == ALL {
-            self.stretch::<16>(16, reads)
-        } else if reads && rest == active {
-            self.same(active)
+    fn is_spacing(&self, step: u64) -> bool {
+        let bytes = self.bytes as u64;
+        step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
+    }
+
+    /// The stretches that are tried first: the usual ones of all lanes and of half a warp.
+    #[inline(always)]
+    fn usual(&self, active: u32, reads: bool) -> [Option<Stretch>; 2] {
+        if active == ALL {
+            self.halves(reads)
+        } else if reads {
+            [self.same(active), None]
         } else {
-            None
-        };
-        usual.unwrap_or_else(|| self.scan(rest))
+            [None; 2]
+        }
     }
 
-    /// Neighbouring places of neighbouring lanes, from the lowest lane of a mask on.
+    /// The next stretch of the lanes that are left.
+    #[inline(always)]
+    fn next(&self, usual: &mut [Option<Stretch>; 2], rest: u32) -> Stretch {
+        let [first, second] = *usual;
+        *usual = [second, None];
+        first.unwrap_or_else(|| self.scan(rest))
+    }
+
+    /// Evenly spaced places of neighbouring lanes, from the lowest lane of a mask on.
     fn scan(&self, mask: u32) -> Stretch {
         let first = mask.trailing_zeros();
         let address = self.addresses[first as usize];
-        let bytes = self.bytes as u64;
-        let follows = |n: &u32| {
-            let lane = first + n;
-            mask >> lane & 1 == 1 && self.addresses[lane as usize] == address.wrapping_add(bytes * u64::from(*n))
-        };
-        let count = 1 + (1..32 - first).take_while(follows).count() as u32;
-        Stretch { address, first, count, mask: ALL >> (32 - count) << first }
+        let has = |lane: u32| lane < LANES as u32 && mask >> lane & 1 == 1;
+        let next = if has(first + 1) { self.addresses[first as usize + 1].wrapping_sub(address) } else { 0 };
+        if !self.is_spacing(next) {
+            return Stretch { address, step: self.bytes as u64, first, count: 1, mask: 1 << first };
+        }
+        let mut count = 2;
+        while has(first + count)
+            && self.addresses[(first + count) as usize] == address.wrapping_add(next.wrapping_mul(u64::from(count)))
+        {
+            count += 1;
+        }
+        Stretch { address, step: next, first, count, mask: ALL >> (LANES as u32 - count) << first }
     }
 
+    /// One place that all lanes of a mask read.
     fn same(&self, mask: u32) -> Option<Stretch> {
         let first = mask.trailing_zeros();
         let address = self.addresses[first as usize];
         let same = lanes(mask).all(|lane| self.addresses[lane] == address);
-        same.then_some(Stretch { address, first, count: 1, mask })
+        same.then_some(Stretch { address, step: self.bytes as u64, first, count: 1, mask })
     }
 }
 
@@ -136,9 +165,9 @@ impl Machine<'_> {
     #[inline(always)]
     pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
         let aim = Aim::new(warp, access);
-        let mut rest = active;
+        let (mut rest, mut usual) = (active, aim.usual(active, true));
         while rest != 0 {
-            let stretch = aim.next(rest, active, true);
+            let stretch = aim.next(&mut usual, rest);
             rest &= !stretch.mask;
             self.load_stretch(warp, access, &stretch)?;
         }
@@ -164,7 +193,11 @@ impl Machine<'_> {
                 if run.mask == ALL { *out = [value; LANES] } else { lanes(run.mask).for_each(|lane| out[lane] = value) }
             } else {
                 let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+                if run.is_spaced() {
+                    out.iter_mut().zip(data.chunks(run.step)).for_each(|(out, bytes)| *out = word(bytes));
+                } else {
+                    out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+                }
             }
             return Ok(());
         }
@@ -172,7 +205,7 @@ impl Machine<'_> {
         for lane in lanes(run.mask) {
             let values = read_elements(self.data(warp, spot, lane), at, access);
             set_elements(warp, lane, access, &values);
-            at += if run.count == 1 { 0 } else { bytes };
+            at += if run.count == 1 { 0 } else { run.step };
         }
         Ok(())
     }
@@ -182,7 +215,7 @@ impl Machine<'_> {
     #[inline(never)]
     fn load_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
         let bytes = access.size as usize * access.count as usize;
-        for (lane, address) in stretch.lanes(bytes) {
+        for (lane, address) in stretch.lanes() {
             let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Read)?;
             let values = read_elements(self.data(warp, spot, lane), spot.start, access);
             set_elements(warp, lane, access, &values);
@@ -193,9 +226,9 @@ impl Machine<'_> {
     #[inline(always)]
     pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
         let aim = Aim::new(warp, access);
-        let mut rest = active;
+        let (mut rest, mut usual) = (active, aim.usual(active, false));
         while rest != 0 {
-            let stretch = aim.next(rest, active, false);
+            let stretch = aim.next(&mut usual, rest);
             rest &= !stretch.mask;
             self.store_stretch(warp, access, &stretch)?;
         }
@@ -213,21 +246,27 @@ impl Machine<'_> {
         };
         self.sanitize(warp, spot, &run, Touch::Write)?;
         if let (4, 1, Slot::R(a)) = (access.size, access.count, access.slots[0]) {
+            let values = &warp.r[a as usize][run.first as usize..(run.first + run.count) as usize];
             let end = spot.start + run.length();
             let data = match spot.space {
                 Space::Shared => &mut self.shared[spot.start..end],
                 _ => {
                     let buffer = &mut self.memory.buffers[spot.number];
-                    buffer.written[spot.start..end].fill(true);
+                    mark_written(&mut buffer.written[spot.start..end], &run);
                     &mut buffer.data[spot.start..end]
                 }
             };
-            let values = &warp.r[a as usize][run.first as usize..(run.first + run.count) as usize];
-            data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            if run.is_spaced() {
+                for (out, value) in data.chunks_mut(run.step).zip(values) {
+                    out[..4].copy_from_slice(&value.to_le_bytes());
+                }
+            } else {
+                data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            }
             return Ok(());
         }
         for (n, lane) in lanes(run.mask).enumerate() {
-            self.store_elements(warp, access, lane, Spot { start: spot.start + n * bytes, ..spot });
+            self.store_elements(warp, access, lane, Spot { start: spot.start + n * run.step, ..spot });
         }
         Ok(())
     }
@@ -236,7 +275,7 @@ impl Machine<'_> {
     #[inline(never)]
     fn store_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
         let bytes = access.size as usize * access.count as usize;
-        for (lane, address) in stretch.lanes(bytes) {
+        for (lane, address) in stretch.lanes() {
             let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Write)?;
             self.store_elements(warp, access, lane, spot);
         }
@@ -292,13 +331,13 @@ impl Machine<'_> {
             Space::Shared => self.shared.len(),
             _ => return None,
         };
-        let Stretch { first, count, mask, .. } = *stretch;
-        let end = (offset as u64).checked_add((bytes * count as usize) as u64)?;
+        let Stretch { step, first, count, mask, .. } = *stretch;
+        let end = (offset as u64).checked_add(step * u64::from(count - 1) + bytes as u64)?;
         if address & (bytes as u64 - 1) != 0 || offset < 0 || end > length as u64 {
             return None;
         }
         let start = offset as usize;
-        Some((Spot { space, number, start }, Run { start, bytes, first, count, mask }))
+        Some((Spot { space, number, start }, Run { start, bytes, step: step as usize, first, count, mask }))
     }
 
     /// Checks an access of one lane, and gives its place.
@@ -328,7 +367,7 @@ impl Machine<'_> {
             _ => self.kernel.local as usize,
         };
         if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
-            let whose = self.memory_name(space, number);
+            let whose = self.memory_name(Spot { space, number, start: 0 });
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
         }
         Ok(Spot { space, number, start: offset as usize })
@@ -348,8 +387,9 @@ impl Machine<'_> {
         Ok(&self.bytes(spot)[spot.start..spot.start + bytes])
     }
 
-    fn memory_name(&self, space: Space, number: usize) -> String {
-        match (space, self.memory.buffers.get(number)) {
+    /// What a report calls the memory of a spot.
+    pub fn memory_name(&self, spot: Spot) -> String {
+        match (spot.space, self.memory.buffers.get(spot.number)) {
             (Space::Shared, _) => "shared memory".to_string(),
             (Space::Global, Some(buffer)) => buffer.name.clone(),
             (Space::Global, None) => "no buffer".to_string(),
@@ -359,7 +399,7 @@ impl Machine<'_> {
 
     /// Checks a run against what the sanitizer knows, and notes it.
     #[inline(always)]
-    fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+    pub fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
         if !self.sanitize {
             return Ok(());
         }
@@ -368,10 +408,10 @@ impl Machine<'_> {
             Space::Global => {
                 let buffer = &mut self.memory.buffers[spot.number];
                 let written = &buffer.written[run.start..run.start + run.length()];
-                if reads && !written.iter().fold(true, |all, written| all & written) {
-                    let unwritten = written.iter().position(|written| !written).unwrap_or(0) / run.bytes;
-                    let lane = if run.count == 1 { run.mask.trailing_zeros() } else { run.first + unwritten as u32 };
-                    Err(Clash::Unwritten { lane })
+                if reads && let Some(n) = first_unwritten(written, run) {
+                    Err(Clash::Unwritten {
+                        lane: if run.count == 1 { run.mask.trailing_zeros() } else { run.first + n },
+                    })
                 } else {
                     buffer.shadow.touch(run, touch, &mut warp.order, &mut self.history)
                 }
@@ -389,10 +429,10 @@ impl Machine<'_> {
     /// The words for a clash.
     #[cold]
     fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> Finding {
-        let whose = self.memory_name(spot.space, spot.number);
+        let whose = self.memory_name(spot);
         let (Clash::Unwritten { lane } | Clash::Race { lane, .. }) = clash;
         let bytes = run.bytes;
-        let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * bytes };
+        let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * run.step };
         let (kind, detail) = match clash {
             Clash::Unwritten { .. } => (Kind::Uninitialised, format!("{bytes} bytes at {at} of {whose}")),
             Clash::Race { earlier, touch: before, .. } => {
@@ -404,6 +444,9 @@ impl Machine<'_> {
     }
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
+        if earlier & !FLAG == IN_FLIGHT {
+            return "a copy that is still under way".to_string();
+        }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
             return match segment.block.checked_sub(self.first_block) {
@@ -420,7 +463,7 @@ impl Machine<'_> {
 
     /// The memory of a spot, which is not local.
     #[inline(always)]
-    fn bytes(&self, spot: Spot) -> &[u8] {
+    pub fn bytes(&self, spot: Spot) -> &[u8] {
         if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
     }
 
@@ -455,10 +498,27 @@ impl Machine<'_> {
 
 impl Stretch {
     /// The lanes and their addresses.
-    fn lanes(&self, bytes: usize) -> impl Iterator<Item = (usize, u64)> + use<> {
+    fn lanes(&self) -> impl Iterator<Item = (usize, u64)> + use<> {
         let Stretch { address, count, .. } = *self;
-        let step = if count == 1 { 0 } else { bytes as u64 };
+        let step = if count == 1 { 0 } else { self.step };
         lanes(self.mask).enumerate().map(move |(n, lane)| (lane, address.wrapping_add(n as u64 * step)))
+    }
+}
+
+/// The first place of a run that has an unwritten byte.
+#[inline(always)]
+fn first_unwritten(written: &[bool], run: &Run) -> Option<u32> {
+    if !run.is_spaced() && written.iter().fold(true, |all, written| all & written) {
+        return None;
+    }
+    written.chunks(run.step).position(|place| place[..run.bytes].contains(&false)).map(|n| n as u32)
+}
+
+fn mark_written(written: &mut [bool], run: &Run) {
+    if run.is_spaced() {
+        written.chunks_mut(run.step).for_each(|place| place[..run.bytes].fill(true));
+    } else {
+        written.fill(true);
     }
 }
 

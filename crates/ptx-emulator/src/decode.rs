@@ -1,6 +1,7 @@
 //! Statements to operations. Here, and nowhere else, the full opcode decides what an instruction does: an opcode of
 //! which one part is not known is an error that names it.
 
+mod asynchronous;
 mod narrow;
 mod rare;
 mod tensor;
@@ -296,6 +297,7 @@ impl Decoder<'_, '_> {
                 self.control(parts)
             }
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
+            "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
@@ -829,19 +831,21 @@ impl Decoder<'_, '_> {
     }
 
     fn barrier(&mut self, parts: &[&str]) -> Decoded {
-        let wait = match parts[..] {
+        let (wait, aligned) = match parts[..] {
             ["bar", "warp", "sync"] => return Ok(Some(Op::WarpBarrier { mask: self.r(0)? })),
-            ["bar", "sync"] | ["bar", "cta", "sync"] => true,
-            ["barrier", "sync"] | ["barrier", "sync", "aligned"] => true,
-            ["barrier", "cta", "sync"] | ["barrier", "cta", "sync", "aligned"] => true,
-            ["bar", "arrive"] | ["barrier", "arrive"] | ["barrier", "arrive", "aligned"] => false,
+            ["bar", "sync"] | ["bar", "cta", "sync"] => (true, true),
+            ["barrier", "sync"] | ["barrier", "cta", "sync"] => (true, false),
+            ["barrier", "sync", "aligned"] | ["barrier", "cta", "sync", "aligned"] => (true, true),
+            ["bar", "arrive"] | ["bar", "cta", "arrive"] => (false, true),
+            ["barrier", "arrive"] | ["barrier", "cta", "arrive"] => (false, false),
+            ["barrier", "arrive", "aligned"] | ["barrier", "cta", "arrive", "aligned"] => (false, true),
             _ => return Ok(None),
         };
         let count = if self.count() > 1 { Some(self.r(1)?) } else { None };
         if !wait && count.is_none() {
             return self.error("a count of threads is missing");
         }
-        Ok(Some(Op::Barrier { id: self.r(0)?, count, wait }))
+        Ok(Some(Op::Barrier { id: self.r(0)?, count, wait, aligned }))
     }
 
     fn shuffle(&mut self, parts: &[&str]) -> Decoded {

@@ -1,6 +1,9 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod copy;
 mod rare;
+
+pub(crate) use copy::{Copies, Until};
 
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
@@ -27,13 +30,17 @@ pub(crate) struct Warp {
     pub alive: u32,
     /// Lanes that wait at their instruction until others of the warp arrive there.
     pub blocked: u32,
-    /// The barrier at which the warp waits.
-    pub waits: Option<u32>,
+    /// The barriers at which lanes wait, and those lanes.
+    pub waits: Vec<(u32, u32)>,
+    /// The lanes that wait at some barrier.
+    pub asleep: u32,
     /// What is in its past.
     pub order: Order,
     /// Local memory, thread by thread.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    /// Copies that go on beside it.
+    pub copies: Copies,
 }
 
 /// What a launch shares among its warps.
@@ -58,8 +65,23 @@ pub(crate) enum Stop {
     Slice,
     /// All its lanes have exited.
     Done,
-    /// It reached a barrier of the block: number, count of threads, whether it waits there.
-    Barrier { id: u32, count: Option<u32>, wait: bool },
+    /// Lanes of it reached a barrier of the block.
+    Barrier(Arrival),
+    /// All lanes that are left wait at barriers.
+    Asleep,
+}
+
+/// Lanes that reach a barrier of the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub id: u32,
+    /// The count of threads; all when absent.
+    pub count: Option<u32>,
+    /// Whether they wait there.
+    pub wait: bool,
+    /// Whether they stand for their whole warp.
+    pub aligned: bool,
+    pub lanes: u32,
 }
 
 /// Where the running lanes go after an instruction.
@@ -72,11 +94,7 @@ enum Flow {
     Exit(u32),
     /// The lanes wait for others of their warp.
     Block,
-    Barrier {
-        id: u32,
-        count: Option<u32>,
-        wait: bool,
-    },
+    Barrier(Arrival),
 }
 
 pub(crate) type Found<T> = Result<T, Finding>;
@@ -100,8 +118,10 @@ pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) 
     if mask == ALL {
         *out = *new;
     } else {
-        for lane in 0..LANES {
-            out[lane] = if mask >> lane & 1 == 1 { new[lane] } else { out[lane] };
+        // Both are read before the choice, so that it can be one of vector instructions.
+        for (lane, (out, new)) in out.iter_mut().zip(new).enumerate() {
+            let (old, new) = (*out, *new);
+            *out = if mask & (1 << lane) != 0 { new } else { old };
         }
     }
 }
@@ -137,9 +157,10 @@ impl Warp {
 
     /// The lanes that run next, where they are, and the lowest program counter of the others.
     fn select(&self) -> Option<(u32, u32, u32)> {
-        let pc = lanes(self.alive & !self.blocked).map(|lane| self.pc[lane]).min()?;
-        let mask = lanes(self.alive).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
-        let limit = lanes(self.alive & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
+        let awake = self.alive & !self.asleep;
+        let pc = lanes(awake & !self.blocked).map(|lane| self.pc[lane]).min()?;
+        let mask = lanes(awake).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
+        let limit = lanes(awake & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
         Some((pc, mask, limit))
     }
 
@@ -161,7 +182,9 @@ impl Machine<'_> {
     pub fn run<const FUSED: bool>(&mut self, warp: &mut Warp, slice: u64) -> Found<Stop> {
         let end = self.steps.saturating_add(slice);
         while warp.alive != 0 {
-            let Some((mut pc, mut mask, limit)) = warp.select() else { return self.stuck(warp) };
+            let Some((mut pc, mut mask, limit)) = warp.select() else {
+                return if warp.asleep == 0 { self.stuck(warp) } else { Ok(Stop::Asleep) };
+            };
             warp.blocked &= !mask;
             loop {
                 let flow = match self.step::<FUSED>(warp, pc, mask) {
@@ -193,9 +216,9 @@ impl Machine<'_> {
                         warp.blocked |= mask;
                         break;
                     }
-                    Flow::Barrier { id, count, wait } => {
+                    Flow::Barrier(arrival) => {
                         warp.place(mask, pc + 1);
-                        return Ok(Stop::Barrier { id, count, wait });
+                        return Ok(Stop::Barrier(arrival));
                     }
                 }
                 if pc >= limit || self.steps >= end {
@@ -269,13 +292,19 @@ impl Machine<'_> {
             Op::Branch(target) if active == mask => return Ok(Flow::Jump(*target)),
             Op::Branch(target) => return Ok(Flow::Split(active, *target)),
             Op::Exit => return Ok(Flow::Exit(active)),
-            Op::Barrier { id, count, wait } => {
-                if !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
+            Op::Barrier { id, count, wait, aligned } => {
+                if *aligned && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
                     return Ok(Flow::Block);
                 }
-                let lane = active.trailing_zeros() as usize;
+                let (wait, aligned, lane) = (*wait, *aligned, active.trailing_zeros() as usize);
                 let count = count.map(|count| warp.r[count as usize][lane]);
-                return Ok(Flow::Barrier { id: warp.r[*id as usize][lane], count, wait: *wait });
+                return Ok(Flow::Barrier(Arrival {
+                    id: warp.r[*id as usize][lane],
+                    count,
+                    wait,
+                    aligned,
+                    lanes: active,
+                }));
             }
             Op::WarpBarrier { mask: slot } | Op::Shuffle { mask: slot, .. } | Op::Vote { mask: slot, .. }
                 if !self.gathered_by_mask(warp, *slot, active, mask)? =>
@@ -289,9 +318,13 @@ impl Machine<'_> {
             }
             Op::LoadParam { .. } => self.load_param(warp, &instruction.op, active)?,
             Op::WarpBarrier { mask: slot } => {
-                let lane = active.trailing_zeros() as usize;
-                let mask = warp.r[*slot as usize][lane];
-                warp.order.meet_some(&mut self.history, mask);
+                // Groups of lanes may meet at one instruction, each with a mask of its own.
+                let mut rest = active;
+                while rest != 0 {
+                    let mask = warp.r[*slot as usize][rest.trailing_zeros() as usize];
+                    warp.order.meet_some(&mut self.history, mask);
+                    rest &= !mask;
+                }
             }
             Op::Shuffle { .. } => shuffle(warp, &instruction.op, active)?,
             Op::Fence => warp.order.fence(&mut self.history),

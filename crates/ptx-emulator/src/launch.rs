@@ -1,7 +1,7 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{LANES, Machine, Stop, Warp};
+use crate::exec::{Arrival, Copies, LANES, Machine, Stop, Warp};
 use crate::memory::Memory;
 use crate::op::Op;
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
@@ -74,6 +74,16 @@ pub struct Shape {
     pub block: [u32; 3],
     /// Bytes of shared memory for the `extern` array.
     pub dynamic_shared: u32,
+    /// Blocks of a cluster (x, y, z). A kernel that prescribes its clusters may be launched with one block each, which
+    /// stands for "as prescribed".
+    pub cluster: [u32; 3],
+}
+
+impl Default for Shape {
+    /// One thread.
+    fn default() -> Shape {
+        Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3] }
+    }
 }
 
 /// A barrier of the block.
@@ -198,6 +208,7 @@ fn check_shape(kernel: &Kernel, shape: &Shape, options: &Options) -> Result<(u32
 fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
     let bank = &kernel.registers;
     let exact = kernel.code.iter().any(|instruction| match instruction.op {
+        Op::Barrier { aligned, .. } => !aligned,
         Op::WarpBarrier { mask } => !bank.constants32.contains(&(mask, u32::MAX)),
         _ => false,
     });
@@ -209,10 +220,12 @@ fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
         pc: [0; LANES],
         alive: 0,
         blocked: 0,
-        waits: None,
+        waits: Vec::new(),
+        asleep: 0,
         order: Order::new(index, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
         local_written: vec![false; kernel.local as usize * LANES],
+        copies: Copies::default(),
     };
     (0..count).map(new).collect()
 }
@@ -240,6 +253,9 @@ impl Launch<'_> {
             self.machine.shared.fill(0xff);
             let block_start = self.machine.history.next();
             for warp in &mut self.warps {
+                for (start, bytes) in warp.copies.clear() {
+                    self.machine.shared_shadow.set(start, bytes, 0);
+                }
                 reset(warp, self.machine.kernel, self.shape, at, threads);
                 set_addresses(warp, self.machine.kernel, &self.globals);
                 let block = self.machine.first_block + number as u32;
@@ -259,17 +275,17 @@ impl Launch<'_> {
             }
             let mut ran = false;
             for &index in &order {
-                if self.warps[index].alive == 0 || self.warps[index].waits.is_some() {
+                if self.warps[index].alive & !self.warps[index].asleep == 0 {
                     continue;
                 }
-                ran = true;
                 let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
                 let stop = match cpu::run(&mut self.machine, &mut self.warps[index], slice) {
                     Ok(stop) => stop,
                     Err(finding) => return Err(self.report(finding, index, at)),
                 };
-                if let Stop::Barrier { id, count, wait } = stop {
-                    self.arrive(&mut barriers, index, (id, count, wait), threads)
+                ran |= !matches!(stop, Stop::Asleep);
+                if let Stop::Barrier(arrival) = stop {
+                    self.arrive(&mut barriers, index, arrival, threads)
                         .map_err(|finding| self.report(finding, index, at))?;
                 }
                 if self.machine.steps > self.options.max_steps {
@@ -287,36 +303,46 @@ impl Launch<'_> {
         }
     }
 
-    /// A warp arrives at a barrier; the last one lets all go on, each with the others' work in its past.
+    /// Lanes arrive at a barrier; the last ones let all go on, each with the others' work in its past.
+    ///
+    /// Clocks are those of whole warps: lanes that arrive alone bring their warp's past along, and their warp learns of
+    /// the others' when they leave.
     fn arrive(
         &mut self,
         barriers: &mut [Barrier; 16],
         index: usize,
-        (id, count, wait): (u32, Option<u32>, bool),
+        arrival: Arrival,
         threads: u32,
     ) -> Result<(), Finding> {
+        let Arrival { id, count, wait, aligned, lanes } = arrival;
         let warp = &mut self.warps[index];
         let whole = threads.next_multiple_of(LANES as u32);
         let expected = count.unwrap_or(whole);
-        let bad = |warp: &Warp, detail| Err(first_lane(warp, Kind::BadOperand, detail));
-        // The report names the barrier, which the warp has just passed.
+        let bad = |detail| {
+            // The report names the barrier, which the lane has just passed.
+            Err(Finding { kind: Kind::BadOperand, lane: lanes.trailing_zeros(), detail })
+        };
         let Some(barrier) = barriers.get_mut(id as usize) else {
-            return bad(warp, format!("there is no barrier {id}"));
+            return bad(format!("there is no barrier {id}"));
         };
         if expected == 0 || expected % LANES as u32 != 0 || expected > whole {
-            return bad(warp, format!("a count of {expected} threads in a block of {threads}"));
+            return bad(format!("a count of {expected} threads in a block of {threads}"));
         }
         if barrier.arrived > 0 && barrier.expected != expected {
-            return bad(warp, format!("{expected} threads expected here, {} by another warp", barrier.expected));
+            return bad(format!("{expected} threads expected here, {} by another warp", barrier.expected));
         }
         barrier.expected = expected;
-        barrier.arrived += LANES as u32;
+        barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, index, threads) };
         barrier.past.join(&warp.order.past);
         barrier.fenced.join(&warp.order.fenced);
-        if wait {
-            warp.waits = Some(id);
-        } else {
+        if !aligned {
+            warp.order.tick_apart(&mut self.machine.history);
+        } else if !wait {
             warp.order.meet(&mut self.machine.history);
+        }
+        if wait {
+            warp.waits.push((id, lanes));
+            warp.asleep |= lanes;
         }
         if barrier.arrived >= barrier.expected {
             let done = std::mem::take(barrier);
@@ -330,33 +356,38 @@ impl Launch<'_> {
         // When the barrier knows of all that every warp has done, numbers below the next one need no clock any more.
         let all = self.warps.iter().zip(&done.past.own).all(|(warp, tick)| warp.order.past.own[warp.index] == *tick);
         let floor = all.then(|| self.machine.history.next());
-        for warp in self.warps.iter_mut().filter(|warp| warp.waits == Some(id)) {
-            warp.waits = None;
-            warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, floor);
+        for warp in &mut self.warps {
+            let lanes = warp.waits.iter().filter(|wait| wait.0 == id).fold(0, |lanes, wait| lanes | wait.1);
+            if lanes != 0 {
+                warp.waits.retain(|wait| wait.0 != id);
+                warp.asleep &= !lanes;
+                // Lanes that have exited keep nobody waiting, and what they did is over.
+                let lanes = lanes | !warp.alive;
+                warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, (floor, lanes));
+            }
         }
     }
 
     /// No warp can run: the block has ended, or those that are left wait in vain.
     fn rest(&self, barriers: &[Barrier; 16], at: [u32; 3]) -> Result<(), Error> {
-        let waiting: Vec<&Warp> = self.warps.iter().filter(|warp| warp.alive != 0).collect();
-        let Some(first) = waiting.first() else { return Ok(()) };
-        let id = first.waits.unwrap_or(0);
+        let waits = || self.warps.iter().flat_map(|warp| warp.waits.iter().map(move |wait| (warp, wait)));
+        let Some((first, &(id, lanes))) = waits().next() else { return Ok(()) };
         let barrier = &barriers[id as usize];
-        let others_wait = waiting.iter().any(|warp| warp.waits != first.waits);
+        let others_wait = waits().any(|(_, wait)| wait.0 != id) || self.warps.iter().any(|warp| warp.blocked != 0);
         let (kind, why) = if others_wait {
-            (Kind::Deadlock, "the others wait at other barriers")
+            (Kind::Deadlock, "the others wait elsewhere")
         } else {
             (Kind::DivergentBarrier, "the others have exited")
         };
         let detail = format!("{} of {} threads at barrier {id}, {why}", barrier.arrived, barrier.expected);
-        Err(self.report(first_lane(first, kind, detail), first.index, at))
+        Err(self.report(Finding { kind, lane: lanes.trailing_zeros(), detail }, first.index, at))
     }
 
     fn report(&self, finding: Finding, index: usize, block: [u32; 3]) -> Error {
         let warp = &self.warps[index];
         let kernel = self.machine.kernel;
         // A warp that waits at a barrier already points behind it.
-        let past = warp.waits.is_some() || finding.kind == Kind::BadOperand;
+        let past = warp.asleep >> finding.lane & 1 == 1 || finding.kind == Kind::BadOperand;
         let pc = warp.at(finding.lane).saturating_sub(u32::from(past)) as usize;
         let instruction = &kernel.places[pc.min(kernel.places.len() - 1)];
         let [x, y, _] = self.shape.block;
@@ -374,6 +405,13 @@ impl Launch<'_> {
     }
 }
 
+/// How many threads arrive: the lanes, and with a block's last thread those that fill its warp up.
+fn arriving(lanes: u32, warp: usize, threads: u32) -> u32 {
+    let end = (warp as u32 + 1) * LANES as u32;
+    let last = (threads - 1) % LANES as u32;
+    lanes.count_ones() + if end > threads && lanes >> last & 1 == 1 { end - threads } else { 0 }
+}
+
 /// A finding laid to a warp's first living lane.
 fn first_lane(warp: &Warp, kind: Kind, detail: String) -> Finding {
     Finding { kind, lane: warp.alive.trailing_zeros() % LANES as u32, detail }
@@ -384,7 +422,8 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     let start = (warp.index * LANES) as u32;
     let count = (threads - start).min(LANES as u32);
     warp.alive = u32::MAX >> (LANES as u32 - count);
-    (warp.pc, warp.blocked, warp.waits) = ([0; LANES], 0, None);
+    (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
+    warp.waits.clear();
     warp.local.fill(0xff);
     warp.local_written.fill(false);
     // Registers start as nonsense, so that none is zero by accident.

@@ -26,7 +26,7 @@
 //! )?;
 //! let mut memory = Memory::new();
 //! let data = memory.alloc_f32("data", &[1.0, 2.0, 3.0]);
-//! let shape = Shape { grid: [1, 1, 1], block: [3, 1, 1], dynamic_shared: 0 };
+//! let shape = Shape { grid: [1, 1, 1], block: [3, 1, 1], ..Shape::default() };
 //! module.launch("twice", &shape, &[Arg::U64(data)], &mut memory, &Options::default())?;
 //! assert_eq!(memory.read_f32(data, 3)?, [2.0, 4.0, 6.0]);
 //! # Ok::<(), ptx_emulator::Error>(())

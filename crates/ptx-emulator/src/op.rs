@@ -4,6 +4,7 @@
 //! 64 bits per lane, `P` slots one bit per lane, so that a predicate is a mask of the warp. Constants and special
 //! registers are slots too, filled before the first instruction.
 
+use crate::exec::Until;
 use crate::mma::MmaShape;
 use crate::narrow::Narrow;
 
@@ -297,23 +298,52 @@ pub(crate) enum Vote {
 #[derive(Clone, Debug)]
 pub(crate) enum Rare {
     /// A comparison whose result is a number: `one` where it holds, else 0.
-    Set { compare: Comparison, d: R, one: u32 },
+    Set {
+        compare: Comparison,
+        d: R,
+        one: u32,
+    },
     /// `popc` or `clz` of 64 bits.
-    Count64 { leading: bool, d: R, a: D },
+    Count64 {
+        leading: bool,
+        d: R,
+        a: D,
+    },
     /// Four values of 16 bits into one of 64.
-    Pack64 { d: D, quarters: [R; 4] },
+    Pack64 {
+        d: D,
+        quarters: [R; 4],
+    },
     /// The reverse; a quarter without a target is dropped.
-    Unpack64 { quarters: [Option<R>; 4], a: D },
+    Unpack64 {
+        quarters: [Option<R>; 4],
+        a: D,
+    },
     /// A product of matrix fragments.
     Mma(Mma),
     /// Matrices of 8 x 8 values of 16 bits, from shared memory to fragments.
-    LoadMatrix { slots: [R; 4], count: u32, transpose: bool, address: Address },
+    LoadMatrix {
+        slots: [R; 4],
+        count: u32,
+        transpose: bool,
+        address: Address,
+    },
+    /// A copy from global to shared memory that goes on beside the thread.
+    CopyAsync(CopyAsync),
+    /// What a thread has started so far becomes a group.
+    CloseGroup,
+    WaitForCopies(Until),
     /// The bug that the program itself reports, with what it is.
     Trap(String),
     /// A clock, which counts the launch's instructions.
-    Clock { d: Slot },
+    Clock {
+        d: Slot,
+    },
     /// A matrix of 8 x 8 values of 16 bits, transposed within the warp.
-    MoveMatrix { d: R, a: R },
+    MoveMatrix {
+        d: R,
+        a: R,
+    },
 }
 
 /// Operands of a comparison.
@@ -325,6 +355,16 @@ pub(crate) struct Comparison {
     pub a: Slot,
     pub b: Slot,
     pub with: Option<(Logic, Pred)>,
+}
+
+/// `cp.async`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CopyAsync {
+    pub to: Address,
+    pub from: Address,
+    pub bytes: usize,
+    /// How many bytes come from the source, where that is not all; the rest are zeros.
+    pub copied: Option<R>,
 }
 
 /// `mma.sync`: d = a * b + c.
@@ -533,11 +573,13 @@ pub(crate) enum Op {
     },
     Branch(u32),
     Exit,
-    /// A barrier of the block: its number, its count of threads (all when absent), whether the warp waits.
+    /// A barrier of the block: its number, its count of threads (all when absent), whether the threads wait, and
+    /// whether it may only be met by whole warps.
     Barrier {
         id: R,
         count: Option<R>,
         wait: bool,
+        aligned: bool,
     },
     WarpBarrier {
         mask: R,

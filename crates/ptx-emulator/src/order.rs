@@ -350,12 +350,19 @@ impl Order {
         self.next_segment(history);
     }
 
-    /// A barrier of the block is over. `floor` is given when it has brought everything of the block into the past.
-    pub fn leave_barrier(&mut self, history: &mut History, past: &Clock, fenced: &Clock, floor: Option<Stamp>) {
+    /// A barrier of the block is over for these lanes. The floor is given when it has brought everything of the block
+    /// into the past.
+    pub fn leave_barrier(
+        &mut self,
+        history: &mut History,
+        past: &Clock,
+        fenced: &Clock,
+        (floor, lanes): (Option<Stamp>, u32),
+    ) {
         self.past.join(past);
         self.fenced.join(fenced);
         self.floor = floor.unwrap_or(self.floor);
-        self.meet(history);
+        self.meet_some(history, lanes);
     }
 
     /// An atomic at an address: the warp learns of what others released there, and releases its own fenced past.

@@ -14,12 +14,13 @@ pub(crate) enum Touch {
     Atomic,
 }
 
-/// Neighbouring lanes that access neighbouring places, or several lanes that access one place together.
+/// Neighbouring lanes that access evenly spaced places, or several lanes that access one place together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// Byte where it starts, and bytes of each lane.
+    /// Byte where it starts, bytes of each lane, and from one lane to the next, which is no less.
     pub start: usize,
     pub bytes: usize,
+    pub step: usize,
     /// The first lane, and how many places there are.
     pub first: u32,
     pub count: u32,
@@ -48,12 +49,34 @@ struct Marks {
 impl Run {
     /// One lane.
     pub fn single(lane: u32, start: usize, bytes: usize) -> Run {
-        Run { start, bytes, first: lane, count: 1, mask: 1 << lane }
+        Run { start, bytes, step: bytes, first: lane, count: 1, mask: 1 << lane }
     }
 
+    /// Bytes from the start of its first place to the end of its last one.
     pub fn length(&self) -> usize {
-        self.bytes * self.count as usize
+        self.step * (self.count as usize - 1) + self.bytes
     }
+
+    /// There are gaps between its places.
+    pub fn is_spaced(&self) -> bool {
+        self.step != self.bytes
+    }
+
+    /// One lane after the other.
+    pub fn singles(self) -> impl Iterator<Item = Run> {
+        (0..self.count).map(move |n| Run::single(self.first + n, self.start + n as usize * self.step, self.bytes))
+    }
+}
+
+/// For each cell of a spaced run its index and its stamp.
+#[inline(always)]
+fn spaced(run: &Run, shift: u32, stamp: Stamp) -> impl Iterator<Item = (usize, Stamp)> + use<> {
+    let (start, step, per_lane) = (run.start >> shift, run.step >> shift, run.bytes >> shift);
+    let stamp = stamp + run.first;
+    (0..run.count).flat_map(move |n| {
+        let cell = start + n as usize * step;
+        (cell..cell + per_lane).map(move |cell| (cell, stamp + n))
+    })
 }
 
 impl Marks {
@@ -114,6 +137,9 @@ fn check_write(earlier: Stamp, touch: Touch, lanes: (u32, u32), who: &Order, his
 /// Bytes of a cell, as a power of two: four until the first access to fewer of them.
 const WORD: u32 = 2;
 
+/// The stamp of a write that goes on beside its thread: above all others, so that no barrier brings it into the past.
+pub(crate) const IN_FLIGHT: Stamp = FLAG - SEGMENT;
+
 /// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedShadow {
@@ -122,17 +148,30 @@ pub(crate) struct SharedShadow {
     /// For each warp its last read of each cell: all warps read what one has written, so there is little to save here.
     reads: Vec<Stamp>,
     warps: usize,
+    /// For `1 << PAGE` bytes each the last read of any warp: mostly a barrier came after it, and settles all reads there.
+    pages: Vec<Stamp>,
 }
+
+/// Bytes of a page, as a power of two.
+const PAGE: u32 = 9;
 
 impl SharedShadow {
     pub fn new(bytes: usize, warps: usize) -> SharedShadow {
         let cells = bytes.div_ceil(1 << WORD);
-        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps }
+        let pages = (bytes >> PAGE) + 1;
+        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps, pages: vec![0; pages] }
     }
 
     fn split(&mut self) {
         let bytes = |cells: &[Stamp]| cells.iter().flat_map(|cell| [*cell; 4]).collect();
         (self.shift, self.write, self.reads) = (0, bytes(&self.write), bytes(&self.reads));
+    }
+
+    /// Makes a write's stamp that of some bytes, which have been checked: four or more, or all accesses are to bytes.
+    pub fn set(&mut self, start: usize, bytes: usize, stamp: Stamp) {
+        if let Some(cells) = self.write.get_mut(start >> self.shift..=(start + bytes - 1) >> self.shift) {
+            cells.fill(stamp);
+        }
     }
 
     /// Checks and notes an access that lies within the memory.
@@ -141,10 +180,51 @@ impl SharedShadow {
         if run.bytes < 4 && self.shift == WORD {
             self.split();
         }
+        if run.is_spaced() {
+            return self.touch_spaced(run, touch, who, history);
+        }
         let marks = Marks::new(run, self.shift, who, history);
         match touch {
             Touch::Read => self.read(&marks, who, history),
             _ => self.write(&marks, touch, who, history),
+        }
+    }
+
+    /// The usual case in one go, and else one lane after the other.
+    #[inline(never)]
+    fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        let cells = || spaced(run, self.shift, who.stamp);
+        let (low, high) = cells()
+            .fold((Stamp::MAX, 0), |(low, high), (cell, _)| (low.min(self.write[cell]), high.max(self.write[cell])));
+        let settled = match touch {
+            Touch::Read => low >= who.block_start && !who.exact,
+            _ => self.reads_settled(run, who),
+        };
+        if !settled || high >= who.floor {
+            return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
+        }
+        if touch == Touch::Read {
+            self.note_page(run, who.stamp);
+            let row = &mut self.reads[who.warp as usize * self.write.len()..];
+            spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| row[cell] = later_read(row[cell], stamp, who));
+        } else {
+            spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| self.write[cell] = stamp);
+        }
+        Ok(())
+    }
+
+    /// Whether all reads of a run's pages are in the past.
+    #[inline(always)]
+    fn reads_settled(&self, run: &Run, who: &Order) -> bool {
+        let (first, last) = (run.start >> PAGE, (run.start + run.length() - 1) >> PAGE);
+        self.pages[first..=last].iter().all(|page| *page < who.floor)
+    }
+
+    #[inline(always)]
+    fn note_page(&mut self, run: &Run, stamp: Stamp) {
+        let (first, last) = (run.start >> PAGE, (run.start + run.length() - 1) >> PAGE);
+        for page in &mut self.pages[first..=last] {
+            *page = stamp.max(*page);
         }
     }
 
@@ -154,6 +234,7 @@ impl SharedShadow {
         if low < who.block_start || high >= who.floor {
             self.check_writes(marks, Touch::Read, who, history)?;
         }
+        self.note_page(&marks.run, who.stamp);
         let cells = self.write.len();
         let row = &mut self.reads[who.warp as usize * cells..][marks.start..marks.end];
         if who.exact {
@@ -194,7 +275,8 @@ impl SharedShadow {
         if high >= who.floor || (touch == Touch::Atomic && low < who.block_start) {
             self.check_writes(marks, touch, who, history)?;
         }
-        for warp in 0..self.warps {
+        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.warps };
+        for warp in 0..unsettled {
             let row = &self.reads[warp * self.write.len()..][marks.start..marks.end];
             if extent(row).1 >= who.floor {
                 check_reads(row, marks, who.block_start, who, history)?;
@@ -270,6 +352,9 @@ impl GlobalShadow {
         if run.bytes < 4 && self.shift == WORD {
             self.split();
         }
+        if run.is_spaced() {
+            return self.touch_spaced(run, touch, who, history);
+        }
         let marks = Marks::new(run, self.shift, who, history);
         let writes = &mut self.write[marks.start..marks.end];
         let reads = &mut self.read[marks.start..marks.end];
@@ -291,11 +376,31 @@ impl GlobalShadow {
     }
 }
 
-/// Whether all stamps are in the past, as far as their numbers tell. Flagged ones are not.
+impl GlobalShadow {
+    /// The usual case in one go, and else one lane after the other.
+    #[inline(never)]
+    fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        let past = spaced(run, self.shift, who.stamp)
+            .fold(!who.exact, |all, (cell, _)| all & is_past(self.write[cell], who) & is_past(self.read[cell], who));
+        if !past || touch == Touch::Atomic {
+            return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
+        }
+        let cells = if touch == Touch::Read { &mut self.read } else { &mut self.write };
+        spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| cells[cell] = stamp);
+        Ok(())
+    }
+}
+
+/// Whether a stamp is in the past, as far as its number tells. Flagged ones are not.
+#[inline(always)]
+fn is_past(stamp: Stamp, who: &Order) -> bool {
+    (stamp < who.launch) | ((stamp >= who.block_start) & (stamp < who.floor))
+}
+
+/// Whether all stamps are in the past, as far as their numbers tell.
 #[inline(always)]
 fn all_past(stamps: &[Stamp], who: &Order) -> bool {
-    let past = |stamp: Stamp| (stamp < who.launch) | ((stamp >= who.block_start) & (stamp < who.floor));
-    stamps.iter().fold(true, |all, stamp| all & past(*stamp))
+    stamps.iter().fold(true, |all, stamp| all & is_past(*stamp, who))
 }
 
 #[inline(always)]

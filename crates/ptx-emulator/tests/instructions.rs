@@ -522,7 +522,7 @@ fn unknown_forms_stop_with_their_name() {
 fn what_cannot_start_says_why() {
     let module = Module::parse(&format!("{HEAD} ret; }}")).unwrap();
     let mut memory = Memory::new();
-    let shape = Shape { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 1, 1], block: [1, 1, 1], ..Shape::default() };
     let mut launch = |name: &str, shape: Shape, args: &[Arg]| {
         let error = module.launch(name, &shape, args, &mut memory, &Options::default());
         assert!(matches!(error, Err(Error::Launch(_))), "{error:?}");

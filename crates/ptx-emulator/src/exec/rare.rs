@@ -36,6 +36,9 @@ impl Machine<'_> {
             Rare::LoadMatrix { slots, count, transpose, address } => {
                 self.load_matrix(warp, &slots[..*count as usize], *transpose, *address)?;
             }
+            Rare::CopyAsync(copy) => self.start_copies(warp, copy, active)?,
+            Rare::CloseGroup => self.close_group(warp, active),
+            Rare::WaitForCopies(until) => self.wait_for_copies(warp, *until, active)?,
             Rare::Trap(what) => return find(Kind::Trap, active.trailing_zeros() as usize, what.clone()),
             Rare::Clock { d } => lanes(active).for_each(|lane| warp.set(*d, lane, self.steps)),
             Rare::MoveMatrix { d, a } => warp.r[*d as usize] = mma::transposed(&warp.r[*a as usize]),

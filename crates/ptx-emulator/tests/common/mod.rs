@@ -32,7 +32,7 @@ pub fn run(body: &str, result: &str, inputs: &[u64], threads: u32) -> Result<Vec
     let mut memory = Memory::new();
     let out = memory.alloc("out", 8 * threads as usize);
     let input = |i: usize| Arg::U64(inputs.get(i).copied().unwrap_or(0));
-    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 64 };
+    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 64, ..Shape::default() };
     let args = [Arg::U64(out), input(0), input(1), input(2)];
     module.launch("k", &shape, &args, &mut memory, &Options::default())?;
     let bytes = memory.read(out, 8 * threads as usize)?;
