@@ -3,6 +3,8 @@
 //! Needs NVRTC (see `fused_lstm::cuda::find`). Where there is none, the tests say that they are skipped, and fail if
 //! `REQUIRE_NVRTC` is set. What holds without it is tested in `src/cuda/program.rs` and `src/cuda/cache.rs`.
 
+mod support;
+
 use fused_lstm::Error;
 use fused_lstm::cuda::cache::Cache;
 use fused_lstm::cuda::find;
@@ -15,6 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
+use support::waited_so_far;
 use tempfile::TempDir;
 
 /// Compiles at once, unlike the kernels.
@@ -198,12 +201,6 @@ impl Process {
             opened: opened.parse().ok(),
         }
     }
-}
-
-/// Seconds that this thread was ready to run and did not, for want of a free core; 0 where the system does not tell.
-fn waited_so_far() -> f64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').nth(1).and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 #[test]

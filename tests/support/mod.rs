@@ -206,3 +206,9 @@ impl Run {
         events.remove(0)
     }
 }
+
+/// Seconds that this thread was ready to run and did not, for want of a free core; 0 where the system does not tell.
+pub fn waited_so_far() -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').nth(1).and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
