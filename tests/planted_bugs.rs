@@ -91,8 +91,8 @@ const BUGS: [Bug; 42] = [
     bug(
         "linear.cu",
         "no guard at the last summand",
-        "row0 + row < rows && k0 + k < k1",
-        "row0 + row < rows",
+        "inside && down < left ? matrix",
+        "down < left ? matrix",
         "uninitialised memory",
     ),
     bug(
@@ -124,8 +124,8 @@ const BUGS: [Bug; 42] = [
     bug(
         "lstm.cu",
         "no barrier after loading the forward tiles",
-        "        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            float weight[GATES];",
-        "#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            float weight[GATES];",
+        "        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float4 weight",
+        "#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float4 weight",
         "race",
     ),
     bug(
