@@ -356,19 +356,36 @@ impl Machine<'_> {
 
     /// The place that one lane's address means: aligned, and within a memory.
     pub fn place(&self, lane: usize, (space, address): (Space, u64), bytes: usize) -> Found<Spot> {
-        let (space, address) = space_of(space, address);
+        let named = space;
+        let (mut space, mut address) = space_of(named, address);
         if address & (bytes as u64 - 1) != 0 {
             return find(Kind::Misaligned, lane, format!("{bytes} bytes at address {address:#x}"));
         }
-        let (number, offset) = if space == Space::Global { locate(address) } else { (0, address as i64) };
+        let mut peer = None;
+        if space == Space::Cluster || (space == Space::Shared && named == Space::Generic) {
+            (peer, address) = self.cluster.split(address);
+            space = if peer.is_some() { Space::Cluster } else { Space::Shared };
+        }
+        let (number, offset) = match peer {
+            Some(rank) => (rank, address as i64),
+            None if space == Space::Global => locate(address),
+            None => (0, address as i64),
+        };
         let length = match space {
             Space::Global => self.memory.buffers.get(number).map_or(0, |buffer| buffer.data.len()),
             Space::Shared => self.shared.len(),
+            Space::Cluster => self.cluster.peers.get(number).map_or(0, |peer| peer.shared.len()),
             _ => self.kernel.local as usize,
         };
         if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
             let whose = self.memory_name(Spot { space, number, start: 0 });
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
+        }
+        if space == Space::Cluster && self.cluster.is_gone(number) {
+            let detail = format!(
+                "{bytes} bytes at {offset} of shared memory of block {number} of the cluster, which has exited"
+            );
+            return find(Kind::BlockAbsent, lane, detail);
         }
         Ok(Spot { space, number, start: offset as usize })
     }
@@ -391,6 +408,7 @@ impl Machine<'_> {
     pub fn memory_name(&self, spot: Spot) -> String {
         match (spot.space, self.memory.buffers.get(spot.number)) {
             (Space::Shared, _) => "shared memory".to_string(),
+            (Space::Cluster, _) => format!("shared memory of block {} of the cluster", spot.number),
             (Space::Global, Some(buffer)) => buffer.name.clone(),
             (Space::Global, None) => "no buffer".to_string(),
             _ => "local memory".to_string(),
@@ -417,6 +435,11 @@ impl Machine<'_> {
                 }
             }
             Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
+            Space::Cluster => {
+                self.visit(warp, spot.number, run.mask.trailing_zeros())?;
+                let shadow = &mut self.cluster.peers[spot.number].shadow;
+                shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history)
+            }
             _ => {
                 let start = run.first as usize * self.kernel.local as usize + run.start;
                 let written = &warp.local_written[start..start + run.bytes];
@@ -445,7 +468,7 @@ impl Machine<'_> {
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
         if earlier & !FLAG == IN_FLIGHT {
-            return "a copy that is still under way".to_string();
+            return "a copy or store that is still under way".to_string();
         }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
@@ -454,23 +477,27 @@ impl Machine<'_> {
                 None => "another block".to_string(),
             };
         }
-        let first = segment.warp * LANES as u32;
+        let (first, block) = self.threads_of(segment.warp);
         match earlier % SEGMENT {
-            MANY => format!("several of the threads {first} to {} of the block", first + LANES as u32 - 1),
-            lane => format!("thread {} of the block", first + lane),
+            MANY => format!("several of the threads {first} to {} of {block}", first + LANES as u32 - 1),
+            lane => format!("thread {} of {block}", first + lane),
         }
     }
 
     /// The memory of a spot, which is not local.
     #[inline(always)]
     pub fn bytes(&self, spot: Spot) -> &[u8] {
-        if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
+        match spot.space {
+            Space::Global => &self.memory.buffers[spot.number].data,
+            Space::Cluster => &self.cluster.peers[spot.number].shared,
+            _ => &self.shared,
+        }
     }
 
     #[inline(always)]
     fn data<'m>(&'m self, warp: &'m Warp, spot: Spot, lane: usize) -> &'m [u8] {
         match spot.space {
-            Space::Global | Space::Shared => self.bytes(spot),
+            Space::Global | Space::Shared | Space::Cluster => self.bytes(spot),
             _ => &warp.local[lane * self.kernel.local as usize..],
         }
     }
@@ -487,6 +514,7 @@ impl Machine<'_> {
                 buffer.written[start..start + size].fill(true);
             }
             Space::Shared => self.shared[start..start + size].copy_from_slice(bytes),
+            Space::Cluster => self.cluster.peers[number].shared[start..start + size].copy_from_slice(bytes),
             _ => {
                 let start = lane * self.kernel.local as usize + start;
                 warp.local[start..start + size].copy_from_slice(bytes);

@@ -1,9 +1,13 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod cluster;
 mod copy;
+mod mbarrier;
 mod rare;
 
+pub(crate) use cluster::{Cluster, waits_in_vain};
 pub(crate) use copy::{Copies, Until};
+pub(crate) use mbarrier::Mbarriers;
 
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
@@ -41,6 +45,12 @@ pub(crate) struct Warp {
     pub local_written: Vec<bool>,
     /// Copies that go on beside it.
     pub copies: Copies,
+    /// Stores beside it that it has started.
+    pub sent: u32,
+    /// The phase of the cluster's barrier for which it has arrived, until it has waited.
+    pub arrived: Option<u64>,
+    /// It has asked in vain whether it may go on, and has not been let on since.
+    pub asking: bool,
 }
 
 /// What a launch shares among its warps.
@@ -55,6 +65,13 @@ pub(crate) struct Machine<'a> {
     pub released: Released,
     /// Number of the launch's first block.
     pub first_block: u32,
+    /// The blocks that run side by side, and the barriers in their shared memory.
+    pub cluster: Cluster,
+    pub mbarriers: Mbarriers,
+    pub warps_per_block: u32,
+    /// Whether barriers may settle everything below a number (see `Order::floor`): not where stores go on beside warps,
+    /// of which a barrier says nothing.
+    pub floors: bool,
     pub steps: u64,
     pub lane_steps: u64,
 }
@@ -69,6 +86,8 @@ pub(crate) enum Stop {
     Barrier(Arrival),
     /// All lanes that are left wait at barriers.
     Asleep,
+    /// It waits for what only others can bring about, and asks again when it runs next.
+    Yield,
 }
 
 /// Lanes that reach a barrier of the block.
@@ -95,6 +114,9 @@ enum Flow {
     /// The lanes wait for others of their warp.
     Block,
     Barrier(Arrival),
+    /// Let others run, and then go on, or do the instruction again.
+    Yield,
+    Retry,
 }
 
 pub(crate) type Found<T> = Result<T, Finding>;
@@ -204,6 +226,8 @@ impl Machine<'_> {
                         break;
                     }
                     Flow::Exit(gone) => {
+                        self.cluster.exit(warp, gone);
+                        warp.place(gone, pc);
                         warp.alive &= !gone;
                         mask &= !gone;
                         pc += 1;
@@ -219,6 +243,11 @@ impl Machine<'_> {
                     Flow::Barrier(arrival) => {
                         warp.place(mask, pc + 1);
                         return Ok(Stop::Barrier(arrival));
+                    }
+                    Flow::Yield | Flow::Retry => {
+                        warp.asking = true;
+                        warp.place(mask, pc + u32::from(matches!(flow, Flow::Yield)));
+                        return Ok(Stop::Yield);
                     }
                 }
                 if pc >= limit || self.steps >= end {
@@ -238,7 +267,11 @@ impl Machine<'_> {
         let lane = warp.blocked.trailing_zeros() as usize;
         let pc = warp.pc[lane];
         let here = lanes(warp.blocked).filter(|l| warp.pc[*l] == pc).fold(0u32, |mask, l| mask | 1 << l);
-        let barrier = matches!(self.kernel.code[pc as usize].op, Op::Barrier { .. });
+        let barrier = match &self.kernel.code[pc as usize].op {
+            Op::Barrier { .. } => true,
+            Op::Rare(rare) => matches!(**rare, Rare::ClusterArrive { .. } | Rare::ClusterWait),
+            _ => false,
+        };
         let kind = if barrier { Kind::DivergentBarrier } else { Kind::DivergentWarp };
         find(kind, lane, format!("only lanes {here:#010x} arrive, the others wait elsewhere or have exited"))
     }

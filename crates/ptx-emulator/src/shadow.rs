@@ -141,13 +141,16 @@ const WORD: u32 = 2;
 pub(crate) const IN_FLIGHT: Stamp = FLAG - SEGMENT;
 
 /// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SharedShadow {
     shift: u32,
     write: Vec<Stamp>,
     /// For each warp its last read of each cell: all warps read what one has written, so there is little to save here.
     reads: Vec<Stamp>,
-    warps: usize,
+    /// Rows of `reads`. In a cluster there is one more than the block has warps: what warps of other blocks read.
+    rows: usize,
+    /// The number of the block's first warp in its cluster.
+    first: u32,
     /// For `1 << PAGE` bytes each the last read of any warp: mostly a barrier came after it, and settles all reads there.
     pages: Vec<Stamp>,
 }
@@ -159,7 +162,36 @@ impl SharedShadow {
     pub fn new(bytes: usize, warps: usize) -> SharedShadow {
         let cells = bytes.div_ceil(1 << WORD);
         let pages = (bytes >> PAGE) + 1;
-        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps, pages: vec![0; pages] }
+        let (write, reads, pages) = (vec![0; cells], vec![0; cells * warps], vec![0; pages]);
+        SharedShadow { shift: WORD, write, reads, rows: warps, first: 0, pages }
+    }
+
+    /// The shadow of a block whose warps are numbered from `first` on in its cluster.
+    pub fn in_cluster(mut self, first: u32) -> SharedShadow {
+        (self.first, self.rows) = (first, self.rows + 1);
+        self.reads.resize(self.write.len() * self.rows, 0);
+        self
+    }
+
+    /// Checks and notes an access by a warp of another block.
+    pub fn touch_from_outside(
+        &mut self,
+        run: &Run,
+        touch: Touch,
+        who: &mut Order,
+        history: &mut History,
+    ) -> Result<(), Clash> {
+        if run.bytes < 4 && self.shift == WORD {
+            self.split();
+        }
+        let marks = Marks::new(run, self.shift, who, history);
+        if touch != Touch::Read {
+            return self.write(&marks, touch, who, history);
+        }
+        self.check_writes(&marks, touch, who, history)?;
+        self.note_page(run, who.stamp);
+        let row = &mut self.reads[(self.rows - 1) * self.write.len()..][marks.start..marks.end];
+        keep_readers(row, &marks, who, history)
     }
 
     fn split(&mut self) {
@@ -205,7 +237,7 @@ impl SharedShadow {
         }
         if touch == Touch::Read {
             self.note_page(run, who.stamp);
-            let row = &mut self.reads[who.warp as usize * self.write.len()..];
+            let row = &mut self.reads[(who.warp - self.first) as usize * self.write.len()..];
             spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| row[cell] = later_read(row[cell], stamp, who));
         } else {
             spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| self.write[cell] = stamp);
@@ -236,7 +268,7 @@ impl SharedShadow {
         }
         self.note_page(&marks.run, who.stamp);
         let cells = self.write.len();
-        let row = &mut self.reads[who.warp as usize * cells..][marks.start..marks.end];
+        let row = &mut self.reads[(who.warp - self.first) as usize * cells..][marks.start..marks.end];
         if who.exact {
             return keep_readers(row, marks, who, history);
         }
@@ -275,7 +307,7 @@ impl SharedShadow {
         if high >= who.floor || (touch == Touch::Atomic && low < who.block_start) {
             self.check_writes(marks, touch, who, history)?;
         }
-        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.warps };
+        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.rows };
         for warp in 0..unsettled {
             let row = &self.reads[warp * self.write.len()..][marks.start..marks.end];
             if extent(row).1 >= who.floor {
