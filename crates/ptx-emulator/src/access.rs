@@ -2,7 +2,7 @@
 //! shadow are checked for whole runs of lanes.
 
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
-use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
+use crate::exec::{ALL, Found, LANES, Machine, Value, Warp, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
 use crate::order::{MANY, SEGMENT, Stamp};
@@ -17,6 +17,14 @@ const HALF: usize = LANES / 2;
 struct Aim {
     addresses: [u64; LANES],
     bytes: usize,
+}
+
+/// What lanes' addresses are to be compared for, while they are still in their register.
+struct Shape {
+    /// What is added to the register.
+    offset: u64,
+    bytes: usize,
+    reads: bool,
 }
 
 /// A run before it is known to lie in a memory: its first address, and how far it is from lane to lane.
@@ -41,6 +49,7 @@ pub(crate) struct Spot {
 impl Aim {
     #[inline(always)]
     fn new(warp: &Warp, access: &Access) -> Aim {
+        let bytes = access.size as usize * access.count as usize;
         let mut addresses = [0; LANES];
         let offset = access.address.offset;
         match access.address.base {
@@ -54,33 +63,56 @@ impl Aim {
                 (0..LANES).for_each(|lane| addresses[lane] = base[lane].wrapping_add(i64::from(offset) as u64));
             }
         }
-        Aim { addresses, bytes: access.size as usize * access.count as usize }
+        Aim { addresses, bytes }
+    }
+}
+
+impl Shape {
+    #[inline(always)]
+    fn new(access: &Access, reads: bool) -> Shape {
+        let offset = i64::from(access.address.offset) as u64;
+        Shape { offset, bytes: access.size as usize * access.count as usize, reads }
+    }
+
+    /// What an access looks like for which one or two stretches will do.
+    #[inline(always)]
+    fn usual(&self, warp: &Warp, access: &Access, active: u32) -> [Option<Stretch>; 2] {
+        match access.address.base {
+            Slot::D(d) if active == ALL => self.halves(&warp.d[d as usize]),
+            Slot::D(d) if self.reads => [self.same(&warp.d[d as usize], active), None],
+            _ => [None; 2],
+        }
     }
 
     /// The half of the lanes that starts at `first`, if it reads one place or evenly spaced ones.
     #[inline(always)]
-    fn half(&self, first: usize, reads: bool) -> Option<Stretch> {
-        let lanes: &[u64; HALF] = self.addresses[first..].first_chunk()?;
+    fn half(&self, base: &[u64; LANES], first: usize) -> Option<Stretch> {
+        let lanes: &[u64; HALF] = base[first..].first_chunk()?;
         let step = lanes[1].wrapping_sub(lanes[0]);
+        // What is expected of four lanes, and four lanes later: sums, as vectors have no product of this size.
+        let ramp = [0, step, step << 1, (step << 1).wrapping_add(step)].map(|rise| lanes[0].wrapping_add(rise));
         let mut differs = 0;
-        for n in 1..HALF {
-            differs |= lanes[n].wrapping_sub(lanes[n - 1]) ^ step;
+        for (n, lanes) in lanes.chunks_exact(4).enumerate() {
+            let rise = (step << 2).wrapping_mul(n as u64);
+            for (lane, expected) in lanes.iter().zip(&ramp) {
+                differs |= lane.wrapping_sub(rise) ^ expected;
+            }
         }
         if differs != 0 {
             return None;
         }
-        let stretch =
-            Stretch { address: lanes[0], step, first: first as u32, count: HALF as u32, mask: 0xffff << first };
+        let address = lanes[0].wrapping_add(self.offset);
+        let stretch = Stretch { address, step, first: first as u32, count: HALF as u32, mask: 0xffff << first };
         match step {
-            0 if reads => Some(Stretch { step: self.bytes as u64, count: 1, ..stretch }),
-            step => self.is_spacing(step).then_some(stretch),
+            0 if self.reads => Some(Stretch { step: self.bytes as u64, count: 1, ..stretch }),
+            step => is_spacing(step, self.bytes).then_some(stretch),
         }
     }
 
     /// The two halves of the lanes, or the whole in the place of the first.
     #[inline(always)]
-    fn halves(&self, reads: bool) -> [Option<Stretch>; 2] {
-        let (Some(low), Some(high)) = (self.half(0, reads), self.half(HALF, reads)) else { return [None; 2] };
+    fn halves(&self, base: &[u64; LANES]) -> [Option<Stretch>; 2] {
+        let (Some(low), Some(high)) = (self.half(base, 0), self.half(base, HALF)) else { return [None; 2] };
         let next = if low.count == 1 { low.address } else { low.address.wrapping_add(low.step * HALF as u64) };
         if next == high.address && (low.step, low.count) == (high.step, high.count) {
             return [Some(Stretch { count: low.count * if low.count == 1 { 1 } else { 2 }, mask: ALL, ..low }), None];
@@ -88,40 +120,33 @@ impl Aim {
         [Some(low), Some(high)]
     }
 
-    /// Whether lanes so far apart neither overlap nor differ in their alignment.
+    /// One place that all lanes of a mask read.
     #[inline(always)]
-    fn is_spacing(&self, step: u64) -> bool {
-        let bytes = self.bytes as u64;
-        step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
+    fn same(&self, base: &[u64; LANES], mask: u32) -> Option<Stretch> {
+        let first = mask.trailing_zeros();
+        let address = base[first as usize % LANES];
+        let same =
+            (0..LANES).fold(0, |differs, lane| differs | u64::choose(mask >> lane, base[lane] ^ address, 0)) == 0;
+        let address = address.wrapping_add(self.offset);
+        same.then_some(Stretch { address, step: self.bytes as u64, first, count: 1, mask })
     }
+}
 
-    /// The stretches that are tried first: the usual ones of all lanes and of half a warp.
-    #[inline(always)]
-    fn usual(&self, active: u32, reads: bool) -> [Option<Stretch>; 2] {
-        if active == ALL {
-            self.halves(reads)
-        } else if reads {
-            [self.same(active), None]
-        } else {
-            [None; 2]
-        }
-    }
+/// Whether lanes so far apart neither overlap nor differ in their alignment.
+#[inline(always)]
+fn is_spacing(step: u64, bytes: usize) -> bool {
+    let bytes = bytes as u64;
+    step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
+}
 
-    /// The next stretch of the lanes that are left.
-    #[inline(always)]
-    fn next(&self, usual: &mut [Option<Stretch>; 2], rest: u32) -> Stretch {
-        let [first, second] = *usual;
-        *usual = [second, None];
-        first.unwrap_or_else(|| self.scan(rest))
-    }
-
+impl Aim {
     /// Evenly spaced places of neighbouring lanes, from the lowest lane of a mask on.
     fn scan(&self, mask: u32) -> Stretch {
         let first = mask.trailing_zeros();
         let address = self.addresses[first as usize];
         let has = |lane: u32| lane < LANES as u32 && mask >> lane & 1 == 1;
         let next = if has(first + 1) { self.addresses[first as usize + 1].wrapping_sub(address) } else { 0 };
-        if !self.is_spacing(next) {
+        if !is_spacing(next, self.bytes) {
             return Stretch { address, step: self.bytes as u64, first, count: 1, mask: 1 << first };
         }
         let mut count = 2;
@@ -131,14 +156,6 @@ impl Aim {
             count += 1;
         }
         Stretch { address, step: next, first, count, mask: ALL >> (LANES as u32 - count) << first }
-    }
-
-    /// One place that all lanes of a mask read.
-    fn same(&self, mask: u32) -> Option<Stretch> {
-        let first = mask.trailing_zeros();
-        let address = self.addresses[first as usize];
-        let same = lanes(mask).all(|lane| self.addresses[lane] == address);
-        same.then_some(Stretch { address, step: self.bytes as u64, first, count: 1, mask })
     }
 }
 
@@ -158,10 +175,21 @@ fn space_of(space: Space, address: u64) -> (Space, u64) {
 impl Machine<'_> {
     #[inline(always)]
     pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let (mut rest, mut usual) = (active, aim.usual(active, true));
+        let usual = Shape::new(access, true).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.load_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.load_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn load_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(&mut usual, rest);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.load_stretch(warp, access, &stretch)?;
         }
@@ -182,16 +210,15 @@ impl Machine<'_> {
         if let (4, 1, Slot::R(d)) = (access.size, access.count, access.slots[0]) {
             let out = &mut warp.r[d as usize];
             let data = &data[spot.start..spot.start + run.length()];
-            if run.count == 1 {
-                let value = word(data);
-                if run.mask == ALL { *out = [value; LANES] } else { lanes(run.mask).for_each(|lane| out[lane] = value) }
-            } else {
-                let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                if run.is_spaced() {
+            match (run.count, run.mask) {
+                (1, ALL) => *out = [word(data); LANES],
+                (1, mask) => lanes(mask).for_each(|lane| out[lane] = word(data)),
+                _ if run.is_spaced() => {
+                    let out = &mut out[run.first as usize..(run.first + run.count) as usize];
                     out.iter_mut().zip(data.chunks(run.step)).for_each(|(out, bytes)| *out = word(bytes));
-                } else {
-                    out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
                 }
+                (32, _) => words(out, data),
+                _ => words(&mut out[run.first as usize..(run.first + run.count) as usize], data),
             }
             return Ok(());
         }
@@ -219,10 +246,21 @@ impl Machine<'_> {
 
     #[inline(always)]
     pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let (mut rest, mut usual) = (active, aim.usual(active, false));
+        let usual = Shape::new(access, false).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.store_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.store_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn store_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(&mut usual, rest);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.store_stretch(warp, access, &stretch)?;
         }
@@ -491,6 +529,12 @@ fn mark_written(written: &mut [bool], run: &Run) {
     } else {
         written.fill(true);
     }
+}
+
+/// Copies words from bytes.
+#[inline(always)]
+fn words(out: &mut [u32], data: &[u8]) {
+    out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
 }
 
 #[inline(always)]

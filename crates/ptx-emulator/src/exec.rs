@@ -105,16 +105,36 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
+/// A lane's value in a register, of either bank.
+pub(crate) trait Value: Copy {
+    /// `new` where the lowest bit of `bit` is set, else `old`: by masking, which the compiler makes vector instructions of.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Value for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = (bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Value for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// Takes `new` where the mask is set.
 #[inline(always)]
-pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
+pub(crate) fn blend<T: Value>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
     if mask == ALL {
         *out = *new;
     } else {
-        // Both are read before the choice, so that it can be one of vector instructions.
-        for (lane, (out, new)) in out.iter_mut().zip(new).enumerate() {
-            let (old, new) = (*out, *new);
-            *out = if mask & (1 << lane) != 0 { new } else { old };
+        for lane in 0..LANES {
+            out[lane] = T::choose(mask >> lane, new[lane], out[lane]);
         }
     }
 }
