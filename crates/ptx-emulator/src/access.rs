@@ -2,16 +2,17 @@
 //! shadow are checked for whole runs of lanes.
 
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
-use crate::exec::{ALL, Found, LANES, Machine, Value, Warp, find, lanes};
+use crate::exec::{ALL, Found, LANES, Machine, Warp, blend, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
 use crate::order::{MANY, SEGMENT, Stamp};
+use crate::registers::Pattern;
 use crate::report::Kind;
 use crate::shadow::{Clash, Run, Touch};
 use crate::value;
 
-/// Half the lanes of a warp.
-const HALF: usize = LANES / 2;
+/// The first half of the lanes.
+const LOW_HALF: u32 = 0xffff;
 
 /// The lanes' addresses, and how many bytes each accesses there.
 struct Aim {
@@ -74,61 +75,35 @@ impl Shape {
         Shape { offset, bytes: access.size as usize * access.count as usize, reads }
     }
 
-    /// What an access looks like for which one or two stretches will do.
+    /// The one or two stretches that do for a usual access.
     #[inline(always)]
-    fn usual(&self, warp: &Warp, access: &Access, active: u32) -> [Option<Stretch>; 2] {
-        match access.address.base {
-            Slot::D(d) if active == ALL => self.halves(&warp.d[d as usize]),
-            Slot::D(d) if self.reads => [self.same(&warp.d[d as usize], active), None],
+    fn usual(&self, warp: &mut Warp, access: &Access, active: u32) -> [Option<Stretch>; 2] {
+        let Slot::D(d) = access.address.base else { return [None; 2] };
+        match warp.d.pattern(d as usize) {
+            Pattern::Even(start, step) => [self.even(start, step, active), None],
+            Pattern::Halves([low, high]) if active == ALL => {
+                let low = self.even(low.0, low.1, LOW_HALF);
+                let high = self.even(high.0.wrapping_sub(high.1 << 4), high.1, !LOW_HALF);
+                if high.is_some() && low.is_some() { [low, high] } else { [None; 2] }
+            }
             _ => [None; 2],
         }
     }
 
-    /// The half of the lanes that starts at `first`, if it reads one place or evenly spaced ones.
+    /// The stretch of some lanes where lane 0 would have the address `start`, before the offset.
     #[inline(always)]
-    fn half(&self, base: &[u64; LANES], first: usize) -> Option<Stretch> {
-        let lanes: &[u64; HALF] = base[first..].first_chunk()?;
-        let step = lanes[1].wrapping_sub(lanes[0]);
-        // What is expected of four lanes, and four lanes later: sums, as vectors have no product of this size.
-        let ramp = [0, step, step << 1, (step << 1).wrapping_add(step)].map(|rise| lanes[0].wrapping_add(rise));
-        let mut differs = 0;
-        for (n, lanes) in lanes.chunks_exact(4).enumerate() {
-            let rise = (step << 2).wrapping_mul(n as u64);
-            for (lane, expected) in lanes.iter().zip(&ramp) {
-                differs |= lane.wrapping_sub(rise) ^ expected;
-            }
+    fn even(&self, start: u64, step: u64, mask: u32) -> Option<Stretch> {
+        let (first, lanes) = (mask.trailing_zeros(), mask.count_ones());
+        let address = start.wrapping_add(self.offset);
+        if lanes == 1 || (step == 0 && self.reads) {
+            let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+            return Some(Stretch { address, step: self.bytes as u64, first, count: 1, mask });
         }
-        if differs != 0 {
+        if !is_spacing(step, self.bytes) || mask >> first != ALL >> (LANES as u32 - lanes) {
             return None;
         }
-        let address = lanes[0].wrapping_add(self.offset);
-        let stretch = Stretch { address, step, first: first as u32, count: HALF as u32, mask: 0xffff << first };
-        match step {
-            0 if self.reads => Some(Stretch { step: self.bytes as u64, count: 1, ..stretch }),
-            step => is_spacing(step, self.bytes).then_some(stretch),
-        }
-    }
-
-    /// The two halves of the lanes, or the whole in the place of the first.
-    #[inline(always)]
-    fn halves(&self, base: &[u64; LANES]) -> [Option<Stretch>; 2] {
-        let (Some(low), Some(high)) = (self.half(base, 0), self.half(base, HALF)) else { return [None; 2] };
-        let next = if low.count == 1 { low.address } else { low.address.wrapping_add(low.step * HALF as u64) };
-        if next == high.address && (low.step, low.count) == (high.step, high.count) {
-            return [Some(Stretch { count: low.count * if low.count == 1 { 1 } else { 2 }, mask: ALL, ..low }), None];
-        }
-        [Some(low), Some(high)]
-    }
-
-    /// One place that all lanes of a mask read.
-    #[inline(always)]
-    fn same(&self, base: &[u64; LANES], mask: u32) -> Option<Stretch> {
-        let first = mask.trailing_zeros();
-        let address = base[first as usize % LANES];
-        let same =
-            (0..LANES).fold(0, |differs, lane| differs | u64::choose(mask >> lane, base[lane] ^ address, 0)) == 0;
-        let address = address.wrapping_add(self.offset);
-        same.then_some(Stretch { address, step: self.bytes as u64, first, count: 1, mask })
+        let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+        Some(Stretch { address, step, first, count: lanes, mask })
     }
 }
 
@@ -212,10 +187,12 @@ impl Machine<'_> {
             let data = &data[spot.start..spot.start + run.length()];
             match (run.count, run.mask) {
                 (1, ALL) => *out = [word(data); LANES],
-                (1, mask) => lanes(mask).for_each(|lane| out[lane] = word(data)),
+                (1, mask) => blend(out, &[word(data); LANES], mask),
                 _ if run.is_spaced() => {
                     let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                    out.iter_mut().zip(data.chunks(run.step)).for_each(|(out, bytes)| *out = word(bytes));
+                    for (out, bytes) in out.iter_mut().zip(data.chunks(run.step)) {
+                        *out = word(bytes);
+                    }
                 }
                 (32, _) => words(out, data),
                 _ => words(&mut out[run.first as usize..(run.first + run.count) as usize], data),
@@ -293,7 +270,9 @@ impl Machine<'_> {
                     out[..4].copy_from_slice(&value.to_le_bytes());
                 }
             } else {
-                data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+                for (out, value) in data.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *out = value.to_le_bytes();
+                }
             }
             return Ok(());
         }
@@ -534,7 +513,9 @@ fn mark_written(written: &mut [bool], run: &Run) {
 /// Copies words from bytes.
 #[inline(always)]
 fn words(out: &mut [u32], data: &[u8]) {
-    out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+    for (out, bytes) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+        *out = u32::from_le_bytes(*bytes);
+    }
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use crate::memory::Memory;
 use crate::op::*;
 use crate::order::{History, Order, Released};
 use crate::parse::Kernel;
+use crate::registers::Wide;
 use crate::report::{Finding, Kind};
 use crate::shadow::SharedShadow;
 
@@ -18,7 +19,7 @@ pub(crate) const ALL: u32 = u32::MAX;
 pub(crate) struct Warp {
     pub index: usize,
     pub r: Vec<[u32; LANES]>,
-    pub d: Vec<[u64; LANES]>,
+    pub d: Wide,
     pub p: Vec<u32>,
     pub pc: [u32; LANES],
     /// Lanes that have not exited.

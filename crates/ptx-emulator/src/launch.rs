@@ -6,6 +6,7 @@ use crate::memory::Memory;
 use crate::op::Op;
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
+use crate::registers::Wide;
 use crate::report::{Error, Finding, Kind, Report};
 use crate::shadow::SharedShadow;
 
@@ -203,7 +204,7 @@ fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
     let new = |index| Warp {
         index,
         r: vec![[0; LANES]; bank.r as usize],
-        d: vec![[0; LANES]; bank.d as usize],
+        d: Wide::new(bank.d as usize),
         p: vec![0; bank.p as usize],
         pc: [0; LANES],
         alive: 0,

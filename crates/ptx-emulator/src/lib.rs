@@ -47,6 +47,7 @@ mod memory;
 mod op;
 mod order;
 mod parse;
+mod registers;
 mod report;
 mod shadow;
 mod value;

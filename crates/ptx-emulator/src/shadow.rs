@@ -53,11 +53,13 @@ impl Run {
     }
 
     /// Bytes from the start of its first place to the end of its last one.
+    #[inline(always)]
     pub fn length(&self) -> usize {
         self.step * (self.count as usize - 1) + self.bytes
     }
 
     /// There are gaps between its places.
+    #[inline(always)]
     pub fn is_spaced(&self) -> bool {
         self.step != self.bytes
     }
