@@ -129,7 +129,7 @@ mod tests {
             for lane in 0..LANES {
                 wide[1] = value;
                 wide[1][lane] ^= 0x1_0000;
-                assert_ne!(wide.pattern(1), expected, "lane {lane}");
+                assert_eq!(wide.pattern(1), Pattern::Uneven, "lane {lane} of {expected:?}");
             }
         }
         wide.fill([5; LANES]);
