@@ -169,17 +169,27 @@ impl Warp {
         }
     }
 
-    /// The lanes that run next, where they are, and the lowest program counter of the others.
-    fn select(&self) -> Option<(u32, u32, u32)> {
-        let awake = self.alive & !self.asleep;
-        let pc = lanes(awake & !self.blocked).map(|lane| self.pc[lane]).min()?;
-        let mask = lanes(awake).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
-        let limit = lanes(awake & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
-        Some((pc, mask, limit))
+    /// The lowest program counter of some lanes.
+    #[inline(always)]
+    fn lowest(&self, mask: u32) -> u32 {
+        (0..LANES).fold(u32::MAX, |lowest, lane| lowest.min(u32::choose(mask >> lane, self.pc[lane], u32::MAX)))
     }
 
+    /// The lanes that run next, where they are, and the lowest program counter of the others.
+    #[inline(always)]
+    fn select(&self) -> Option<(u32, u32, u32)> {
+        let awake = self.alive & !self.asleep;
+        if awake & !self.blocked == 0 {
+            return None;
+        }
+        let pc = self.lowest(awake & !self.blocked);
+        let here = (0..LANES).fold(0, |mask, lane| mask | if self.pc[lane] == pc { 1 << lane } else { 0 });
+        Some((pc, here & awake, self.lowest(awake & !here)))
+    }
+
+    #[inline(always)]
     fn place(&mut self, mask: u32, pc: u32) {
-        lanes(mask).for_each(|lane| self.pc[lane] = pc);
+        blend(&mut self.pc, &[pc; LANES], mask);
     }
 
     /// The program counter of a lane.
