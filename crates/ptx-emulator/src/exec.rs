@@ -15,6 +15,7 @@ use crate::memory::Memory;
 use crate::op::*;
 use crate::order::{History, Order, Released};
 use crate::parse::Kernel;
+use crate::registers::Wide;
 use crate::report::{Finding, Kind};
 use crate::shadow::SharedShadow;
 
@@ -27,7 +28,7 @@ pub(crate) const ALL: u32 = u32::MAX;
 pub(crate) struct Warp {
     pub index: usize,
     pub r: Vec<[u32; LANES]>,
-    pub d: Vec<[u64; LANES]>,
+    pub d: Wide,
     pub p: Vec<u32>,
     pub pc: [u32; LANES],
     /// Lanes that have not exited.
@@ -134,16 +135,36 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
+/// A lane's value in a register, of either bank.
+pub(crate) trait Value: Copy {
+    /// `new` where the lowest bit of `bit` is set, else `old`: by masking, which the compiler makes vector instructions of.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Value for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = (bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Value for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// Takes `new` where the mask is set.
 #[inline(always)]
-pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
+pub(crate) fn blend<T: Value>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
     if mask == ALL {
         *out = *new;
     } else {
-        // Both are read before the choice, so that it can be one of vector instructions.
-        for (lane, (out, new)) in out.iter_mut().zip(new).enumerate() {
-            let (old, new) = (*out, *new);
-            *out = if mask & (1 << lane) != 0 { new } else { old };
+        for lane in 0..LANES {
+            out[lane] = T::choose(mask >> lane, new[lane], out[lane]);
         }
     }
 }
@@ -177,17 +198,27 @@ impl Warp {
         }
     }
 
-    /// The lanes that run next, where they are, and the lowest program counter of the others.
-    fn select(&self) -> Option<(u32, u32, u32)> {
-        let awake = self.alive & !self.asleep;
-        let pc = lanes(awake & !self.blocked).map(|lane| self.pc[lane]).min()?;
-        let mask = lanes(awake).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
-        let limit = lanes(awake & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
-        Some((pc, mask, limit))
+    /// The lowest program counter of some lanes.
+    #[inline(always)]
+    fn lowest(&self, mask: u32) -> u32 {
+        (0..LANES).fold(u32::MAX, |lowest, lane| lowest.min(u32::choose(mask >> lane, self.pc[lane], u32::MAX)))
     }
 
+    /// The lanes that run next, where they are, and the lowest program counter of the others.
+    #[inline(always)]
+    fn select(&self) -> Option<(u32, u32, u32)> {
+        let awake = self.alive & !self.asleep;
+        if awake & !self.blocked == 0 {
+            return None;
+        }
+        let pc = self.lowest(awake & !self.blocked);
+        let here = (0..LANES).fold(0, |mask, lane| mask | if self.pc[lane] == pc { 1 << lane } else { 0 });
+        Some((pc, here & awake, self.lowest(awake & !here)))
+    }
+
+    #[inline(always)]
     fn place(&mut self, mask: u32, pc: u32) {
-        lanes(mask).for_each(|lane| self.pc[lane] = pc);
+        blend(&mut self.pc, &[pc; LANES], mask);
     }
 
     /// The program counter of a lane.

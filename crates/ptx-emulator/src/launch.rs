@@ -6,6 +6,7 @@ use crate::memory::Memory;
 use crate::op::{Op, Rare};
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
+use crate::registers::Wide;
 use crate::report::{Error, Finding, Kind, Report};
 use crate::shadow::SharedShadow;
 
@@ -257,7 +258,7 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
     let new = |number| Warp {
         index: number % per_block,
         r: vec![[0; LANES]; bank.r as usize],
-        d: vec![[0; LANES]; bank.d as usize],
+        d: Wide::new(bank.d as usize),
         p: vec![0; bank.p as usize],
         pc: [0; LANES],
         alive: 0,
