@@ -2,21 +2,30 @@
 //! shadow are checked for whole runs of lanes.
 
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
-use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
+use crate::exec::{ALL, Found, LANES, Machine, Warp, blend, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
 use crate::order::{FLAG, MANY, SEGMENT, Stamp};
+use crate::registers::Pattern;
 use crate::report::{Finding, Kind};
 use crate::shadow::{Clash, IN_FLIGHT, Run, Touch};
 use crate::value;
 
-/// Half the lanes of a warp.
-const HALF: usize = LANES / 2;
+/// The first half of the lanes.
+const LOW_HALF: u32 = 0xffff;
 
 /// The lanes' addresses, and how many bytes each accesses there.
 struct Aim {
     addresses: [u64; LANES],
     bytes: usize,
+}
+
+/// What lanes' addresses are to be compared for, while they are still in their register.
+struct Shape {
+    /// What is added to the register.
+    offset: u64,
+    bytes: usize,
+    reads: bool,
 }
 
 /// A run before it is known to lie in a memory: its first address, and how far it is from lane to lane.
@@ -62,72 +71,62 @@ impl Aim {
     fn new(warp: &Warp, access: &Access) -> Aim {
         Aim { addresses: addresses(warp, access.address), bytes: access.size as usize * access.count as usize }
     }
+}
 
-    /// The half of the lanes that starts at `first`, if it reads one place or evenly spaced ones.
+impl Shape {
     #[inline(always)]
-    fn half(&self, first: usize, reads: bool) -> Option<Stretch> {
-        let lanes: &[u64; HALF] = self.addresses[first..].first_chunk()?;
-        let step = lanes[1].wrapping_sub(lanes[0]);
-        let mut differs = 0;
-        for n in 1..HALF {
-            differs |= lanes[n].wrapping_sub(lanes[n - 1]) ^ step;
+    fn new(access: &Access, reads: bool) -> Shape {
+        let offset = i64::from(access.address.offset) as u64;
+        Shape { offset, bytes: access.size as usize * access.count as usize, reads }
+    }
+
+    /// The one or two stretches that do for a usual access.
+    #[inline(always)]
+    fn usual(&self, warp: &mut Warp, access: &Access, active: u32) -> [Option<Stretch>; 2] {
+        let Slot::D(d) = access.address.base else { return [None; 2] };
+        match warp.d.pattern(d as usize) {
+            Pattern::Even(start, step) => [self.even(start, step, active), None],
+            Pattern::Halves([low, high]) if active == ALL => {
+                let low = self.even(low.0, low.1, LOW_HALF);
+                let high = self.even(high.0.wrapping_sub(high.1 << 4), high.1, !LOW_HALF);
+                if high.is_some() && low.is_some() { [low, high] } else { [None; 2] }
+            }
+            _ => [None; 2],
         }
-        if differs != 0 {
+    }
+
+    /// The stretch of some lanes where lane 0 would have the address `start`, before the offset.
+    #[inline(always)]
+    fn even(&self, start: u64, step: u64, mask: u32) -> Option<Stretch> {
+        let (first, lanes) = (mask.trailing_zeros(), mask.count_ones());
+        let address = start.wrapping_add(self.offset);
+        if lanes == 1 || (step == 0 && self.reads) {
+            let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+            return Some(Stretch { address, step: self.bytes as u64, first, count: 1, mask });
+        }
+        if !is_spacing(step, self.bytes) || mask >> first != ALL >> (LANES as u32 - lanes) {
             return None;
         }
-        let stretch =
-            Stretch { address: lanes[0], step, first: first as u32, count: HALF as u32, mask: 0xffff << first };
-        match step {
-            0 if reads => Some(Stretch { step: self.bytes as u64, count: 1, ..stretch }),
-            step => self.is_spacing(step).then_some(stretch),
-        }
+        let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+        Some(Stretch { address, step, first, count: lanes, mask })
     }
+}
 
-    /// The two halves of the lanes, or the whole in the place of the first.
-    #[inline(always)]
-    fn halves(&self, reads: bool) -> [Option<Stretch>; 2] {
-        let (Some(low), Some(high)) = (self.half(0, reads), self.half(HALF, reads)) else { return [None; 2] };
-        let next = if low.count == 1 { low.address } else { low.address.wrapping_add(low.step * HALF as u64) };
-        if next == high.address && (low.step, low.count) == (high.step, high.count) {
-            return [Some(Stretch { count: low.count * if low.count == 1 { 1 } else { 2 }, mask: ALL, ..low }), None];
-        }
-        [Some(low), Some(high)]
-    }
+/// Whether lanes so far apart neither overlap nor differ in their alignment.
+#[inline(always)]
+fn is_spacing(step: u64, bytes: usize) -> bool {
+    let bytes = bytes as u64;
+    step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
+}
 
-    /// Whether lanes so far apart neither overlap nor differ in their alignment.
-    #[inline(always)]
-    fn is_spacing(&self, step: u64) -> bool {
-        let bytes = self.bytes as u64;
-        step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
-    }
-
-    /// The stretches that are tried first: the usual ones of all lanes and of half a warp.
-    #[inline(always)]
-    fn usual(&self, active: u32, reads: bool) -> [Option<Stretch>; 2] {
-        if active == ALL {
-            self.halves(reads)
-        } else if reads {
-            [self.same(active), None]
-        } else {
-            [None; 2]
-        }
-    }
-
-    /// The next stretch of the lanes that are left.
-    #[inline(always)]
-    fn next(&self, usual: &mut [Option<Stretch>; 2], rest: u32) -> Stretch {
-        let [first, second] = *usual;
-        *usual = [second, None];
-        first.unwrap_or_else(|| self.scan(rest))
-    }
-
+impl Aim {
     /// Evenly spaced places of neighbouring lanes, from the lowest lane of a mask on.
     fn scan(&self, mask: u32) -> Stretch {
         let first = mask.trailing_zeros();
         let address = self.addresses[first as usize];
         let has = |lane: u32| lane < LANES as u32 && mask >> lane & 1 == 1;
         let next = if has(first + 1) { self.addresses[first as usize + 1].wrapping_sub(address) } else { 0 };
-        if !self.is_spacing(next) {
+        if !is_spacing(next, self.bytes) {
             return Stretch { address, step: self.bytes as u64, first, count: 1, mask: 1 << first };
         }
         let mut count = 2;
@@ -137,14 +136,6 @@ impl Aim {
             count += 1;
         }
         Stretch { address, step: next, first, count, mask: ALL >> (LANES as u32 - count) << first }
-    }
-
-    /// One place that all lanes of a mask read.
-    fn same(&self, mask: u32) -> Option<Stretch> {
-        let first = mask.trailing_zeros();
-        let address = self.addresses[first as usize];
-        let same = lanes(mask).all(|lane| self.addresses[lane] == address);
-        same.then_some(Stretch { address, step: self.bytes as u64, first, count: 1, mask })
     }
 }
 
@@ -164,10 +155,21 @@ fn space_of(space: Space, address: u64) -> (Space, u64) {
 impl Machine<'_> {
     #[inline(always)]
     pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let (mut rest, mut usual) = (active, aim.usual(active, true));
+        let usual = Shape::new(access, true).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.load_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.load_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn load_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(&mut usual, rest);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.load_stretch(warp, access, &stretch)?;
         }
@@ -188,16 +190,17 @@ impl Machine<'_> {
         if let (4, 1, Slot::R(d)) = (access.size, access.count, access.slots[0]) {
             let out = &mut warp.r[d as usize];
             let data = &data[spot.start..spot.start + run.length()];
-            if run.count == 1 {
-                let value = word(data);
-                if run.mask == ALL { *out = [value; LANES] } else { lanes(run.mask).for_each(|lane| out[lane] = value) }
-            } else {
-                let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                if run.is_spaced() {
-                    out.iter_mut().zip(data.chunks(run.step)).for_each(|(out, bytes)| *out = word(bytes));
-                } else {
-                    out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+            match (run.count, run.mask) {
+                (1, ALL) => *out = [word(data); LANES],
+                (1, mask) => blend(out, &[word(data); LANES], mask),
+                _ if run.is_spaced() => {
+                    let out = &mut out[run.first as usize..(run.first + run.count) as usize];
+                    for (out, bytes) in out.iter_mut().zip(data.chunks(run.step)) {
+                        *out = word(bytes);
+                    }
                 }
+                (32, _) => words(out, data),
+                _ => words(&mut out[run.first as usize..(run.first + run.count) as usize], data),
             }
             return Ok(());
         }
@@ -225,10 +228,21 @@ impl Machine<'_> {
 
     #[inline(always)]
     pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let (mut rest, mut usual) = (active, aim.usual(active, false));
+        let usual = Shape::new(access, false).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.store_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.store_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn store_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(&mut usual, rest);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.store_stretch(warp, access, &stretch)?;
         }
@@ -261,7 +275,9 @@ impl Machine<'_> {
                     out[..4].copy_from_slice(&value.to_le_bytes());
                 }
             } else {
-                data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+                for (out, value) in data.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *out = value.to_le_bytes();
+                }
             }
             return Ok(());
         }
@@ -356,19 +372,36 @@ impl Machine<'_> {
 
     /// The place that one lane's address means: aligned, and within a memory.
     pub fn place(&self, lane: usize, (space, address): (Space, u64), bytes: usize) -> Found<Spot> {
-        let (space, address) = space_of(space, address);
+        let named = space;
+        let (mut space, mut address) = space_of(named, address);
         if address & (bytes as u64 - 1) != 0 {
             return find(Kind::Misaligned, lane, format!("{bytes} bytes at address {address:#x}"));
         }
-        let (number, offset) = if space == Space::Global { locate(address) } else { (0, address as i64) };
+        let mut peer = None;
+        if space == Space::Cluster || (space == Space::Shared && named == Space::Generic) {
+            (peer, address) = self.cluster.split(address);
+            space = if peer.is_some() { Space::Cluster } else { Space::Shared };
+        }
+        let (number, offset) = match peer {
+            Some(rank) => (rank, address as i64),
+            None if space == Space::Global => locate(address),
+            None => (0, address as i64),
+        };
         let length = match space {
             Space::Global => self.memory.buffers.get(number).map_or(0, |buffer| buffer.data.len()),
             Space::Shared => self.shared.len(),
+            Space::Cluster => self.cluster.peers.get(number).map_or(0, |peer| peer.shared.len()),
             _ => self.kernel.local as usize,
         };
         if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
             let whose = self.memory_name(Spot { space, number, start: 0 });
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
+        }
+        if space == Space::Cluster && self.cluster.is_gone(number) {
+            let detail = format!(
+                "{bytes} bytes at {offset} of shared memory of block {number} of the cluster, which has exited"
+            );
+            return find(Kind::BlockAbsent, lane, detail);
         }
         Ok(Spot { space, number, start: offset as usize })
     }
@@ -391,6 +424,7 @@ impl Machine<'_> {
     pub fn memory_name(&self, spot: Spot) -> String {
         match (spot.space, self.memory.buffers.get(spot.number)) {
             (Space::Shared, _) => "shared memory".to_string(),
+            (Space::Cluster, _) => format!("shared memory of block {} of the cluster", spot.number),
             (Space::Global, Some(buffer)) => buffer.name.clone(),
             (Space::Global, None) => "no buffer".to_string(),
             _ => "local memory".to_string(),
@@ -417,6 +451,11 @@ impl Machine<'_> {
                 }
             }
             Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
+            Space::Cluster => {
+                self.visit(warp, spot.number, run.mask.trailing_zeros())?;
+                let shadow = &mut self.cluster.peers[spot.number].shadow;
+                shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history)
+            }
             _ => {
                 let start = run.first as usize * self.kernel.local as usize + run.start;
                 let written = &warp.local_written[start..start + run.bytes];
@@ -445,7 +484,7 @@ impl Machine<'_> {
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
         if earlier & !FLAG == IN_FLIGHT {
-            return "a copy that is still under way".to_string();
+            return "a copy or store that is still under way".to_string();
         }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
@@ -454,23 +493,27 @@ impl Machine<'_> {
                 None => "another block".to_string(),
             };
         }
-        let first = segment.warp * LANES as u32;
+        let (first, block) = self.threads_of(segment.warp);
         match earlier % SEGMENT {
-            MANY => format!("several of the threads {first} to {} of the block", first + LANES as u32 - 1),
-            lane => format!("thread {} of the block", first + lane),
+            MANY => format!("several of the threads {first} to {} of {block}", first + LANES as u32 - 1),
+            lane => format!("thread {} of {block}", first + lane),
         }
     }
 
     /// The memory of a spot, which is not local.
     #[inline(always)]
     pub fn bytes(&self, spot: Spot) -> &[u8] {
-        if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
+        match spot.space {
+            Space::Global => &self.memory.buffers[spot.number].data,
+            Space::Cluster => &self.cluster.peers[spot.number].shared,
+            _ => &self.shared,
+        }
     }
 
     #[inline(always)]
     fn data<'m>(&'m self, warp: &'m Warp, spot: Spot, lane: usize) -> &'m [u8] {
         match spot.space {
-            Space::Global | Space::Shared => self.bytes(spot),
+            Space::Global | Space::Shared | Space::Cluster => self.bytes(spot),
             _ => &warp.local[lane * self.kernel.local as usize..],
         }
     }
@@ -487,6 +530,7 @@ impl Machine<'_> {
                 buffer.written[start..start + size].fill(true);
             }
             Space::Shared => self.shared[start..start + size].copy_from_slice(bytes),
+            Space::Cluster => self.cluster.peers[number].shared[start..start + size].copy_from_slice(bytes),
             _ => {
                 let start = lane * self.kernel.local as usize + start;
                 warp.local[start..start + size].copy_from_slice(bytes);
@@ -519,6 +563,14 @@ fn mark_written(written: &mut [bool], run: &Run) {
         written.chunks_mut(run.step).for_each(|place| place[..run.bytes].fill(true));
     } else {
         written.fill(true);
+    }
+}
+
+/// Copies words from bytes.
+#[inline(always)]
+fn words(out: &mut [u32], data: &[u8]) {
+    for (out, bytes) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+        *out = u32::from_le_bytes(*bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 //! which one part is not known is an error that names it.
 
 mod asynchronous;
+mod cluster;
 mod narrow;
 mod rare;
 mod tensor;
@@ -92,7 +93,21 @@ fn literal(word: &str, negative: bool) -> Option<u64> {
     integer(word, negative)
 }
 
-const SPECIAL: [&str; 14] = [
+const SPECIAL: [&str; 28] = [
+    "%clusterid.x",
+    "%clusterid.y",
+    "%clusterid.z",
+    "%nclusterid.x",
+    "%nclusterid.y",
+    "%nclusterid.z",
+    "%cluster_ctaid.x",
+    "%cluster_ctaid.y",
+    "%cluster_ctaid.z",
+    "%cluster_nctaid.x",
+    "%cluster_nctaid.y",
+    "%cluster_nctaid.z",
+    "%cluster_ctarank",
+    "%cluster_nctarank",
     "%tid.x",
     "%tid.y",
     "%tid.z",
@@ -284,6 +299,10 @@ impl Decoder<'_, '_> {
     fn op(&mut self, parts: &[&str]) -> Decoded {
         // Families that read their own parts come first; then everything that is one line each.
         match parts[0] {
+            "st" if parts.get(1) == Some(&"async") => self.store_async(parts),
+            "barrier" if parts.get(1) == Some(&"cluster") => self.cluster_barrier(parts),
+            "mapa" | "getctarank" => self.cluster_address(parts),
+            "mbarrier" => self.mbarrier(parts),
             "ld" | "ldu" | "st" => self.memory(parts),
             "atom" | "red" => self.atomic(parts),
             "cvt" => self.convert(parts),
@@ -679,7 +698,7 @@ impl Decoder<'_, '_> {
         };
         let start = match space {
             "global" | "const" => 0,
-            "shared" | "shared::cta" => SHARED_WINDOW,
+            "shared" | "shared::cta" | "shared::cluster" => SHARED_WINDOW,
             "local" => LOCAL_WINDOW,
             _ => return Ok(None),
         };
@@ -753,6 +772,7 @@ impl Decoder<'_, '_> {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
+                "shared::cluster" => space = Space::Cluster,
                 "local" => space = Space::Local,
                 "const" if load => space = Space::Global,
                 "param" | "param::entry" | "param::func" => param = true,
@@ -795,7 +815,8 @@ impl Decoder<'_, '_> {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
-                "relaxed" | "gpu" | "cta" | "sys" => {}
+                "shared::cluster" => space = Space::Cluster,
+                "cluster" | "relaxed" | "gpu" | "cta" | "sys" => {}
                 _ => return Ok(None),
             }
         }
@@ -892,6 +913,11 @@ impl Decoder<'_, '_> {
             ["exit"] => Ok(Some(Op::Exit)),
             ["brkpt"] => Ok(Some(Op::Nop)),
             ["trap"] => rare(Rare::Trap("the kernel stops itself".to_string())),
+            ["fence", "mbarrier_init", "release", "cluster"] => Ok(Some(Op::Nop)),
+            ["fence", "proxy", "async"] | ["fence", "proxy", "async", "shared::cta" | "shared::cluster" | "global"] => {
+                Ok(Some(Op::Nop))
+            }
+            ["fence", "acq_rel" | "sc", "cluster"] => Ok(Some(Op::Fence)),
             ["membar", "cta"] | ["fence", "acq_rel" | "sc", "cta"] | ["nanosleep", "u32"] => Ok(Some(Op::Nop)),
             ["membar", "gl" | "sys"] | ["fence", "acq_rel" | "sc", "gpu" | "sys"] => Ok(Some(Op::Fence)),
             ["activemask", "b32"] => Ok(Some(Op::ActiveMask { d: self.dr(0)? })),

@@ -1,9 +1,13 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod cluster;
 mod copy;
+mod mbarrier;
 mod rare;
 
+pub(crate) use cluster::{Cluster, waits_in_vain};
 pub(crate) use copy::{Copies, Until};
+pub(crate) use mbarrier::Mbarriers;
 
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
@@ -11,6 +15,7 @@ use crate::memory::Memory;
 use crate::op::*;
 use crate::order::{History, Order, Released};
 use crate::parse::Kernel;
+use crate::registers::Wide;
 use crate::report::{Finding, Kind};
 use crate::shadow::SharedShadow;
 
@@ -23,7 +28,7 @@ pub(crate) const ALL: u32 = u32::MAX;
 pub(crate) struct Warp {
     pub index: usize,
     pub r: Vec<[u32; LANES]>,
-    pub d: Vec<[u64; LANES]>,
+    pub d: Wide,
     pub p: Vec<u32>,
     pub pc: [u32; LANES],
     /// Lanes that have not exited.
@@ -41,6 +46,12 @@ pub(crate) struct Warp {
     pub local_written: Vec<bool>,
     /// Copies that go on beside it.
     pub copies: Copies,
+    /// Stores beside it that it has started.
+    pub sent: u32,
+    /// The phase of the cluster's barrier for which it has arrived, until it has waited.
+    pub arrived: Option<u64>,
+    /// It has asked in vain whether it may go on, and has not been let on since.
+    pub asking: bool,
 }
 
 /// What a launch shares among its warps.
@@ -55,6 +66,13 @@ pub(crate) struct Machine<'a> {
     pub released: Released,
     /// Number of the launch's first block.
     pub first_block: u32,
+    /// The blocks that run side by side, and the barriers in their shared memory.
+    pub cluster: Cluster,
+    pub mbarriers: Mbarriers,
+    pub warps_per_block: u32,
+    /// Whether barriers may settle everything below a number (see `Order::floor`): not where stores go on beside warps,
+    /// of which a barrier says nothing.
+    pub floors: bool,
     pub steps: u64,
     pub lane_steps: u64,
 }
@@ -69,6 +87,8 @@ pub(crate) enum Stop {
     Barrier(Arrival),
     /// All lanes that are left wait at barriers.
     Asleep,
+    /// It waits for what only others can bring about, and asks again when it runs next.
+    Yield,
 }
 
 /// Lanes that reach a barrier of the block.
@@ -95,6 +115,9 @@ enum Flow {
     /// The lanes wait for others of their warp.
     Block,
     Barrier(Arrival),
+    /// Let others run, and then go on, or do the instruction again.
+    Yield,
+    Retry,
 }
 
 pub(crate) type Found<T> = Result<T, Finding>;
@@ -112,16 +135,36 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
+/// A lane's value in a register, of either bank.
+pub(crate) trait Value: Copy {
+    /// `new` where the lowest bit of `bit` is set, else `old`: by masking, which the compiler makes vector instructions of.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Value for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = (bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Value for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// Takes `new` where the mask is set.
 #[inline(always)]
-pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
+pub(crate) fn blend<T: Value>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
     if mask == ALL {
         *out = *new;
     } else {
-        // Both are read before the choice, so that it can be one of vector instructions.
-        for (lane, (out, new)) in out.iter_mut().zip(new).enumerate() {
-            let (old, new) = (*out, *new);
-            *out = if mask & (1 << lane) != 0 { new } else { old };
+        for lane in 0..LANES {
+            out[lane] = T::choose(mask >> lane, new[lane], out[lane]);
         }
     }
 }
@@ -155,17 +198,27 @@ impl Warp {
         }
     }
 
-    /// The lanes that run next, where they are, and the lowest program counter of the others.
-    fn select(&self) -> Option<(u32, u32, u32)> {
-        let awake = self.alive & !self.asleep;
-        let pc = lanes(awake & !self.blocked).map(|lane| self.pc[lane]).min()?;
-        let mask = lanes(awake).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
-        let limit = lanes(awake & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
-        Some((pc, mask, limit))
+    /// The lowest program counter of some lanes.
+    #[inline(always)]
+    fn lowest(&self, mask: u32) -> u32 {
+        (0..LANES).fold(u32::MAX, |lowest, lane| lowest.min(u32::choose(mask >> lane, self.pc[lane], u32::MAX)))
     }
 
+    /// The lanes that run next, where they are, and the lowest program counter of the others.
+    #[inline(always)]
+    fn select(&self) -> Option<(u32, u32, u32)> {
+        let awake = self.alive & !self.asleep;
+        if awake & !self.blocked == 0 {
+            return None;
+        }
+        let pc = self.lowest(awake & !self.blocked);
+        let here = (0..LANES).fold(0, |mask, lane| mask | if self.pc[lane] == pc { 1 << lane } else { 0 });
+        Some((pc, here & awake, self.lowest(awake & !here)))
+    }
+
+    #[inline(always)]
     fn place(&mut self, mask: u32, pc: u32) {
-        lanes(mask).for_each(|lane| self.pc[lane] = pc);
+        blend(&mut self.pc, &[pc; LANES], mask);
     }
 
     /// The program counter of a lane.
@@ -204,6 +257,8 @@ impl Machine<'_> {
                         break;
                     }
                     Flow::Exit(gone) => {
+                        self.cluster.exit(warp, gone);
+                        warp.place(gone, pc);
                         warp.alive &= !gone;
                         mask &= !gone;
                         pc += 1;
@@ -219,6 +274,11 @@ impl Machine<'_> {
                     Flow::Barrier(arrival) => {
                         warp.place(mask, pc + 1);
                         return Ok(Stop::Barrier(arrival));
+                    }
+                    Flow::Yield | Flow::Retry => {
+                        warp.asking = true;
+                        warp.place(mask, pc + u32::from(matches!(flow, Flow::Yield)));
+                        return Ok(Stop::Yield);
                     }
                 }
                 if pc >= limit || self.steps >= end {
@@ -238,7 +298,11 @@ impl Machine<'_> {
         let lane = warp.blocked.trailing_zeros() as usize;
         let pc = warp.pc[lane];
         let here = lanes(warp.blocked).filter(|l| warp.pc[*l] == pc).fold(0u32, |mask, l| mask | 1 << l);
-        let barrier = matches!(self.kernel.code[pc as usize].op, Op::Barrier { .. });
+        let barrier = match &self.kernel.code[pc as usize].op {
+            Op::Barrier { .. } => true,
+            Op::Rare(rare) => matches!(**rare, Rare::ClusterArrive { .. } | Rare::ClusterWait),
+            _ => false,
+        };
         let kind = if barrier { Kind::DivergentBarrier } else { Kind::DivergentWarp };
         find(kind, lane, format!("only lanes {here:#010x} arrive, the others wait elsewhere or have exited"))
     }

@@ -51,6 +51,7 @@ mod narrow;
 mod op;
 mod order;
 mod parse;
+mod registers;
 mod report;
 mod shadow;
 mod value;

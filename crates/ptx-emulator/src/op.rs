@@ -233,6 +233,8 @@ pub(crate) struct Pred {
 pub(crate) enum Space {
     Global,
     Shared,
+    /// Shared memory of any block of the cluster.
+    Cluster,
     Local,
     /// The address itself says which of the others.
     Generic,
@@ -330,6 +332,32 @@ pub(crate) enum Rare {
     },
     /// A copy from global to shared memory that goes on beside the thread.
     CopyAsync(CopyAsync),
+    /// A warp arrives at the barrier of its cluster, and waits there.
+    ClusterArrive {
+        relaxed: bool,
+    },
+    ClusterWait,
+    /// An address of shared memory made that of the same place in another block.
+    MapAddress {
+        d: Slot,
+        a: Slot,
+        rank: R,
+    },
+    /// The reverse: which block an address is in.
+    RankOf {
+        d: R,
+        a: Slot,
+    },
+    Mbarrier {
+        op: Mbarrier,
+        space: Space,
+        address: Address,
+    },
+    /// `st.async`, which counts its bytes for an mbarrier.
+    StoreAsync {
+        access: Access,
+        barrier: Address,
+    },
     /// What a thread has started so far becomes a group.
     CloseGroup,
     WaitForCopies(Until),
@@ -355,6 +383,41 @@ pub(crate) struct Comparison {
     pub a: Slot,
     pub b: Slot,
     pub with: Option<(Logic, Pred)>,
+}
+
+/// What is done with an mbarrier.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mbarrier {
+    Init {
+        count: R,
+    },
+    Invalidate,
+    /// Arrivals (one when absent), after announcing bytes; the state tells the phase.
+    Arrive {
+        count: Option<R>,
+        bytes: Option<R>,
+        relaxed: bool,
+        state: Option<D>,
+    },
+    /// Announces bytes.
+    Expect {
+        bytes: R,
+    },
+    /// Whether a phase is over.
+    Test {
+        d: P,
+        phase: Phase,
+        relaxed: bool,
+    },
+}
+
+/// Which phase a test means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Phase {
+    /// That of an arrival.
+    State(D),
+    /// The last one with a parity.
+    Parity(R),
 }
 
 /// `cp.async`.

@@ -180,6 +180,14 @@ impl Clock {
         self.others.clear();
     }
 
+    /// Learns of a warp's work up to a tick.
+    pub fn note(&mut self, warp: u32, tick: u32) {
+        let length = self.own.len().max(warp as usize + 1);
+        self.own.resize(length, 0);
+        let known = &mut self.own[warp as usize];
+        *known = tick.max(*known);
+    }
+
     /// Learns of what another warp of the block knows.
     pub fn join(&mut self, other: &Clock) {
         join_ticks(&mut self.own, &other.own);
@@ -274,7 +282,8 @@ impl Order {
         self.meet(history);
     }
 
-    fn now(&self) -> u32 {
+    /// The warp's own tick.
+    pub fn now(&self) -> u32 {
         self.past.own[self.warp as usize]
     }
 
@@ -311,6 +320,17 @@ impl Order {
         let stamp = history.push(Segment { block, warp, clock, lanes, ..Segment::default() });
         self.variants.push((lanes, stamp));
         stamp | MANY
+    }
+
+    /// The stamp of what goes on beside the warp, in the name of a lane: at a tick of a clock of its own.
+    pub fn stamp_beside(&self, history: &mut History, (warp, clock): (u32, u32), lane: u32) -> Stamp {
+        history.push(Segment { block: self.block, warp, clock, lanes: 1 << lane, ..Segment::default() }) | lane
+    }
+
+    /// What others know comes into this warp's past.
+    pub fn learn(&mut self, history: &mut History, past: &Clock) {
+        self.past.join(past);
+        self.new_stamp(history);
     }
 
     /// All lanes of the warp have met: what each did is in the past of all.

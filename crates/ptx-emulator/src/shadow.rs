@@ -53,11 +53,13 @@ impl Run {
     }
 
     /// Bytes from the start of its first place to the end of its last one.
+    #[inline(always)]
     pub fn length(&self) -> usize {
         self.step * (self.count as usize - 1) + self.bytes
     }
 
     /// There are gaps between its places.
+    #[inline(always)]
     pub fn is_spaced(&self) -> bool {
         self.step != self.bytes
     }
@@ -68,15 +70,54 @@ impl Run {
     }
 }
 
-/// For each cell of a spaced run its index and its stamp.
+/// Whether it is one of the most frequent accesses, which loops of a fixed length do.
 #[inline(always)]
-fn spaced(run: &Run, shift: u32, stamp: Stamp) -> impl Iterator<Item = (usize, Stamp)> + use<> {
-    let (start, step, per_lane) = (run.start >> shift, run.step >> shift, run.bytes >> shift);
-    let stamp = stamp + run.first;
-    (0..run.count).flat_map(move |n| {
-        let cell = start + n as usize * step;
-        (cell..cell + per_lane).map(move |cell| (cell, stamp + n))
-    })
+fn is_usual(run: &Run, touch: Touch, shift: u32, who: &Order) -> bool {
+    touch != Touch::Atomic && run.bytes == 4 && shift == WORD && !who.exact
+}
+
+/// `COUNT` cells from an index on.
+#[inline(always)]
+fn words_at<const COUNT: usize>(cells: &mut [Stamp], at: usize) -> Option<&mut [Stamp; COUNT]> {
+    cells.get_mut(at..).and_then(|cells| cells.first_chunk_mut())
+}
+
+/// Whether something holds of all cells, each with the stamp of the lane that now accesses it.
+#[inline(always)]
+fn all<const COUNT: usize>(cells: &[Stamp; COUNT], stamp: Stamp, fine: impl Fn(Stamp, Stamp) -> bool) -> bool {
+    let mut wrong = 0;
+    for (n, cell) in cells.iter().enumerate() {
+        wrong |= u32::from(!fine(*cell, stamp.wrapping_add(n as u32)));
+    }
+    wrong == 0
+}
+
+/// Leaves each lane's stamp.
+#[inline(always)]
+fn note<const COUNT: usize>(cells: &mut [Stamp; COUNT], stamp: Stamp) {
+    for (n, cell) in cells.iter_mut().enumerate() {
+        *cell = stamp.wrapping_add(n as u32);
+    }
+}
+
+/// Visits each cell of a spaced run: its index and its stamp.
+#[inline(always)]
+fn for_spaced(run: &Run, shift: u32, stamp: Stamp, mut visit: impl FnMut(usize, Stamp)) {
+    let (step, per_lane) = (run.step >> shift, run.bytes >> shift);
+    let (mut cell, mut stamp) = (run.start >> shift, stamp + run.first);
+    if per_lane == 1 {
+        for _ in 0..run.count {
+            visit(cell, stamp);
+            cell += step;
+            stamp += 1;
+        }
+        return;
+    }
+    for _ in 0..run.count {
+        (0..per_lane).for_each(|n| visit(cell + n, stamp));
+        cell += step;
+        stamp += 1;
+    }
 }
 
 impl Marks {
@@ -141,13 +182,16 @@ const WORD: u32 = 2;
 pub(crate) const IN_FLIGHT: Stamp = FLAG - SEGMENT;
 
 /// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SharedShadow {
     shift: u32,
     write: Vec<Stamp>,
     /// For each warp its last read of each cell: all warps read what one has written, so there is little to save here.
     reads: Vec<Stamp>,
-    warps: usize,
+    /// Rows of `reads`. In a cluster there is one more than the block has warps: what warps of other blocks read.
+    rows: usize,
+    /// The number of the block's first warp in its cluster.
+    first: u32,
     /// For `1 << PAGE` bytes each the last read of any warp: mostly a barrier came after it, and settles all reads there.
     pages: Vec<Stamp>,
 }
@@ -159,7 +203,36 @@ impl SharedShadow {
     pub fn new(bytes: usize, warps: usize) -> SharedShadow {
         let cells = bytes.div_ceil(1 << WORD);
         let pages = (bytes >> PAGE) + 1;
-        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps, pages: vec![0; pages] }
+        let (write, reads, pages) = (vec![0; cells], vec![0; cells * warps], vec![0; pages]);
+        SharedShadow { shift: WORD, write, reads, rows: warps, first: 0, pages }
+    }
+
+    /// The shadow of a block whose warps are numbered from `first` on in its cluster.
+    pub fn in_cluster(mut self, first: u32) -> SharedShadow {
+        (self.first, self.rows) = (first, self.rows + 1);
+        self.reads.resize(self.write.len() * self.rows, 0);
+        self
+    }
+
+    /// Checks and notes an access by a warp of another block.
+    pub fn touch_from_outside(
+        &mut self,
+        run: &Run,
+        touch: Touch,
+        who: &mut Order,
+        history: &mut History,
+    ) -> Result<(), Clash> {
+        if run.bytes < 4 && self.shift == WORD {
+            self.split();
+        }
+        let marks = Marks::new(run, self.shift, who, history);
+        if touch != Touch::Read {
+            return self.write(&marks, touch, who, history);
+        }
+        self.check_writes(&marks, touch, who, history)?;
+        self.note_page(run, who.stamp);
+        let row = &mut self.reads[(self.rows - 1) * self.write.len()..][marks.start..marks.end];
+        keep_readers(row, &marks, who, history)
     }
 
     fn split(&mut self) {
@@ -183,6 +256,17 @@ impl SharedShadow {
         if run.is_spaced() {
             return self.touch_spaced(run, touch, who, history);
         }
+        if is_usual(run, touch, self.shift, who) {
+            let settled = match run.count {
+                1 => self.touch_words::<1>(run, touch, who.stamp_of(history, run.mask), who),
+                16 => self.touch_words::<16>(run, touch, who.stamp | run.first, who),
+                32 => self.touch_words::<32>(run, touch, who.stamp, who),
+                _ => false,
+            };
+            if settled {
+                return Ok(());
+            }
+        }
         let marks = Marks::new(run, self.shift, who, history);
         match touch {
             Touch::Read => self.read(&marks, who, history),
@@ -193,24 +277,65 @@ impl SharedShadow {
     /// The usual case in one go, and else one lane after the other.
     #[inline(never)]
     fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
-        let cells = || spaced(run, self.shift, who.stamp);
-        let (low, high) = cells()
-            .fold((Stamp::MAX, 0), |(low, high), (cell, _)| (low.min(self.write[cell]), high.max(self.write[cell])));
-        let settled = match touch {
-            Touch::Read => low >= who.block_start && !who.exact,
-            _ => self.reads_settled(run, who),
+        let since = if touch == Touch::Write { 0 } else { who.block_start };
+        let mut fine = match touch {
+            Touch::Read => !who.exact,
+            _ => touch == Touch::Write && self.reads_settled(run, who),
         };
-        if !settled || high >= who.floor {
+        for_spaced(run, self.shift, who.stamp, |cell, mine| {
+            let write = self.write[cell];
+            fine &= ((write >= since) & (write < who.floor)) | (write == mine);
+        });
+        if !fine {
             return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
         }
         if touch == Touch::Read {
             self.note_page(run, who.stamp);
-            let row = &mut self.reads[who.warp as usize * self.write.len()..];
-            spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| row[cell] = later_read(row[cell], stamp, who));
+            let row = &mut self.reads[(who.warp - self.first) as usize * self.write.len()..];
+            for_spaced(run, self.shift, who.stamp, |cell, stamp| row[cell] = later_read(row[cell], stamp, who));
         } else {
-            spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| self.write[cell] = stamp);
+            for_spaced(run, self.shift, who.stamp, |cell, stamp| self.write[cell] = stamp);
         }
         Ok(())
+    }
+
+    /// Notes a read or write of some words, if numbers suffice to see that it is right.
+    #[inline(always)]
+    fn touch_words<const COUNT: usize>(&mut self, run: &Run, touch: Touch, stamp: Stamp, who: &Order) -> bool {
+        let cell = run.start >> WORD;
+        let row = (who.warp - self.first) as usize * self.write.len() + cell;
+        if touch == Touch::Write {
+            let settled = self.reads_settled(run, who) || self.rows_settled::<COUNT>(cell, stamp, who);
+            let Some(written) = words_at::<COUNT>(&mut self.write, cell).filter(|_| settled) else { return false };
+            let fine = all(written, stamp, |write, mine| (write < who.floor) | (write == mine));
+            if fine {
+                note(written, stamp);
+            }
+            return fine;
+        }
+        let (Some(written), Some(reads)) =
+            (words_at::<COUNT>(&mut self.write, cell), words_at::<COUNT>(&mut self.reads, row))
+        else {
+            return false;
+        };
+        let since = who.floor - who.block_start;
+        let fine = all(written, stamp, |write, mine| (write.wrapping_sub(who.block_start) < since) | (write == mine));
+        if fine {
+            for (n, read) in reads.iter_mut().enumerate() {
+                *read = later_read(*read, stamp.wrapping_add(n as u32), who);
+            }
+            self.note_page(run, who.stamp);
+        }
+        fine
+    }
+
+    /// Whether all warps' reads of some words are in the past, or those of the lanes that now write there.
+    fn rows_settled<const COUNT: usize>(&mut self, cell: usize, stamp: Stamp, who: &Order) -> bool {
+        let cells = self.write.len();
+        (0..self.rows).all(|warp| {
+            words_at::<COUNT>(&mut self.reads, warp * cells + cell)
+                .is_some_and(|row| all(row, stamp, |read, mine| (read < who.floor) | (read == mine)))
+        })
     }
 
     /// Whether all reads of a run's pages are in the past.
@@ -223,7 +348,9 @@ impl SharedShadow {
     #[inline(always)]
     fn note_page(&mut self, run: &Run, stamp: Stamp) {
         let (first, last) = (run.start >> PAGE, (run.start + run.length() - 1) >> PAGE);
-        for page in &mut self.pages[first..=last] {
+        let page = &mut self.pages[first];
+        *page = stamp.max(*page);
+        for page in &mut self.pages[first + 1..=last] {
             *page = stamp.max(*page);
         }
     }
@@ -236,7 +363,7 @@ impl SharedShadow {
         }
         self.note_page(&marks.run, who.stamp);
         let cells = self.write.len();
-        let row = &mut self.reads[who.warp as usize * cells..][marks.start..marks.end];
+        let row = &mut self.reads[(who.warp - self.first) as usize * cells..][marks.start..marks.end];
         if who.exact {
             return keep_readers(row, marks, who, history);
         }
@@ -275,7 +402,7 @@ impl SharedShadow {
         if high >= who.floor || (touch == Touch::Atomic && low < who.block_start) {
             self.check_writes(marks, touch, who, history)?;
         }
-        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.warps };
+        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.rows };
         for warp in 0..unsettled {
             let row = &self.reads[warp * self.write.len()..][marks.start..marks.end];
             if extent(row).1 >= who.floor {
@@ -291,7 +418,8 @@ impl SharedShadow {
 /// What is kept of a warp's reads of a cell: the later one, and lanes that differ as "many".
 #[inline(always)]
 fn later_read(old: Stamp, new: Stamp, who: &Order) -> Stamp {
-    let apart = old >= who.met && old != new && ((old ^ new) & MANY != 0 || new & MANY == MANY);
+    let same_lane = ((old ^ new) & MANY == 0) & (new & MANY != MANY);
+    let apart = (old >= who.met) & (old != new) & !same_lane;
     if apart { who.stamp | MANY } else { new }
 }
 
@@ -355,6 +483,17 @@ impl GlobalShadow {
         if run.is_spaced() {
             return self.touch_spaced(run, touch, who, history);
         }
+        if is_usual(run, touch, self.shift, who) {
+            let settled = match run.count {
+                1 => self.touch_words::<1>(run, touch, who.stamp_of(history, run.mask), who),
+                16 => self.touch_words::<16>(run, touch, who.stamp | run.first, who),
+                32 => self.touch_words::<32>(run, touch, who.stamp, who),
+                _ => false,
+            };
+            if settled {
+                return Ok(());
+            }
+        }
         let marks = Marks::new(run, self.shift, who, history);
         let writes = &mut self.write[marks.start..marks.end];
         let reads = &mut self.read[marks.start..marks.end];
@@ -377,16 +516,35 @@ impl GlobalShadow {
 }
 
 impl GlobalShadow {
+    /// Notes a read or write of some words, if numbers suffice to see that it is right.
+    #[inline(always)]
+    fn touch_words<const COUNT: usize>(&mut self, run: &Run, touch: Touch, stamp: Stamp, who: &Order) -> bool {
+        let cell = run.start >> WORD;
+        let (Some(written), Some(reads)) =
+            (words_at::<COUNT>(&mut self.write, cell), words_at::<COUNT>(&mut self.read, cell))
+        else {
+            return false;
+        };
+        let fine = |earlier: Stamp, mine: Stamp| is_past(earlier, who) | (earlier == mine);
+        let settled = all(written, stamp, fine) && all(reads, stamp, fine);
+        if settled {
+            note(if touch == Touch::Read { reads } else { written }, stamp);
+        }
+        settled
+    }
+
     /// The usual case in one go, and else one lane after the other.
     #[inline(never)]
     fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
-        let past = spaced(run, self.shift, who.stamp)
-            .fold(!who.exact, |all, (cell, _)| all & is_past(self.write[cell], who) & is_past(self.read[cell], who));
+        let mut past = !who.exact;
+        for_spaced(run, self.shift, who.stamp, |cell, _| {
+            past &= is_past(self.write[cell], who) & is_past(self.read[cell], who);
+        });
         if !past || touch == Touch::Atomic {
             return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
         }
         let cells = if touch == Touch::Read { &mut self.read } else { &mut self.write };
-        spaced(run, self.shift, who.stamp).for_each(|(cell, stamp)| cells[cell] = stamp);
+        for_spaced(run, self.shift, who.stamp, |cell, stamp| cells[cell] = stamp);
         Ok(())
     }
 }

@@ -11,6 +11,11 @@ use crate::value;
 impl Machine<'_> {
     /// Runs a rare operation in the lanes `active`; `mask` are all lanes at this instruction.
     pub(super) fn rare(&mut self, warp: &mut Warp, op: &Rare, active: u32, mask: u32) -> Found<Flow> {
+        if let Rare::ClusterArrive { .. } | Rare::ClusterWait = op
+            && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)?
+        {
+            return Ok(Flow::Block);
+        }
         if let Rare::Mma(_) | Rare::LoadMatrix { .. } | Rare::MoveMatrix { .. } = op
             && !self.gathered(warp, ALL, active, mask, Kind::DivergentWarp)?
         {
@@ -36,6 +41,12 @@ impl Machine<'_> {
             Rare::LoadMatrix { slots, count, transpose, address } => {
                 self.load_matrix(warp, &slots[..*count as usize], *transpose, *address)?;
             }
+            Rare::ClusterArrive { relaxed } => self.cluster_arrive(warp, *relaxed, active)?,
+            Rare::ClusterWait => return self.cluster_wait(warp, active),
+            Rare::MapAddress { d, a, rank } => self.map_address(warp, (*d, *a, *rank), active)?,
+            Rare::RankOf { d, a } => self.rank_of(warp, *d, *a, active),
+            Rare::Mbarrier { op, space, address } => return self.mbarrier(warp, op, (*space, *address), active),
+            Rare::StoreAsync { access, barrier } => self.store_async(warp, access, *barrier, active)?,
             Rare::CopyAsync(copy) => self.start_copies(warp, copy, active)?,
             Rare::CloseGroup => self.close_group(warp, active),
             Rare::WaitForCopies(until) => self.wait_for_copies(warp, *until, active)?,
