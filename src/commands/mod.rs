@@ -7,6 +7,7 @@ pub mod eval;
 pub mod help;
 pub mod kernels;
 pub mod predict;
+pub mod sweep;
 pub mod train;
 pub mod verify;
 
