@@ -5,6 +5,7 @@ mod support;
 
 use fused_lstm::cuda::adam::{self, Update};
 use fused_lstm::cuda::device::{Buffer, Device, Part};
+use fused_lstm::cuda::driver::{self, Driver};
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
 use fused_lstm::cuda::linear::{Form, Product, Split, column_sums, product, split_product};
@@ -43,6 +44,20 @@ fn emulated() -> Emulated {
     emulated_with(Options::default())
 }
 
+fn gpu() -> Driver {
+    Driver::open(0, true).expect("the GPU can be used")
+}
+
+/// Whether there is a GPU; says why not. One that is there and cannot be used is a failure.
+fn is_there() -> bool {
+    let missing = driver::gpus().err();
+    if let Some(error) = &missing {
+        assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but: {error}");
+        println!("skipped: {error}");
+    }
+    missing.is_none()
+}
+
 /// Runs each check on the emulator and, if there is one, on a GPU.
 macro_rules! on_devices {
     ($($name:ident)*) => {
@@ -50,6 +65,15 @@ macro_rules! on_devices {
             $(#[test]
             fn $name() {
                 super::$name(&super::emulated);
+            })*
+        }
+
+        mod gpu {
+            $(#[test]
+            fn $name() {
+                if super::is_there() {
+                    super::$name(&super::gpu);
+                }
             })*
         }
     };
