@@ -265,7 +265,7 @@ fn a_batch_without_room_is_refused_with_the_largest_that_fits() {
     let error = engine.train_steps(&vec![0; 1 << 20], 1 << 20).unwrap_err();
     let text = error.to_string();
     assert_eq!(error.exit_code(), 2, "{text}");
-    assert!(text.contains("batch size 1048576") && text.contains("GB"), "{text}");
+    assert!(text.contains("batch size 1048576") && text.contains(" 95.0 MB"), "{text}");
     let largest: usize = text.rsplit(' ').next().unwrap().parse().expect("the message ends with the largest batch");
     // Gates, their gradients, h, c and x of 28 steps are about 160 kB a sequence.
     assert!((400..700).contains(&largest), "{text}");

@@ -10,7 +10,7 @@ use fused_lstm::cuda::cache::{Cache, Entry, Key};
 use fused_lstm::cuda::device::{Arg, Device, Launch};
 use fused_lstm::cuda::driver::{self, Driver};
 use fused_lstm::cuda::emulated::Emulated;
-use fused_lstm::cuda::nvrtc::Target;
+use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::{CudaEngine, find, kept, sources};
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::init::{self, Init};
@@ -252,6 +252,21 @@ fn a_driver_that_lacks_a_call() {
 }
 
 #[test]
+fn commands_name_their_own_flags() {
+    let machine = Machine::new();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t1.safetensors");
+    let run = machine.run("devices=0", &format!("verify --engine cuda {}", fixture.display()));
+    run.fails_in_one_line(4, &["--engine cuda: the driver is there", "use --engine cpu"]);
+    let run = machine.run("devices=0", "bench infer --device cuda");
+    run.fails_in_one_line(4, &["--device cuda:0: the driver is there", "use --device cpu"]);
+    // It runs, though nothing is computed.
+    let run = machine.run("", &format!("verify --engine cuda {}", fixture.display()));
+    assert!(run.out.contains("cuda:0, Stub GPU 0, sm_90"), "{run:#?}");
+    run.ends_with_error(1, &["outside of the bounds"]);
+    machine.calls().are_closed();
+}
+
+#[test]
 fn one_of_several_gpus() {
     let machine = Machine::new();
     let run = machine.train("devices=2", "--device cuda:1 --steps 1 --json").succeeds();
@@ -262,6 +277,33 @@ fn one_of_several_gpus() {
     let refused = ["--device cuda:2", "no such GPU: the driver knows 2", "choose one of cuda:0 to cuda:1"];
     machine.train("devices=2", "--device cuda:2").fails_in_one_line(4, &refused);
     machine.train("", "--device cuda:1").fails_in_one_line(4, &["the driver knows 1", "choose cuda:0"]);
+}
+
+#[test]
+fn machine_code_is_compiled_beside_a_driver_and_kept() {
+    if let Err(error) = Nvrtc::open() {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
+        println!("skipped: {error}");
+        return;
+    }
+    let machine = Machine::new();
+    // NVRTC calls the driver too, if there is one.
+    let run = |more: &str| {
+        let mut program = program();
+        machine.set(&mut program, "");
+        match std::env::var_os(find::VARIABLE) {
+            Some(place) => program.env(find::VARIABLE, place),
+            None => program.env_remove(find::VARIABLE),
+        };
+        program.args(machine.folder.args(&format!("bench step --device cuda --seconds 0.01 --hidden 4 --json {more}")));
+        let run = Run::new(program.output().unwrap()).succeeds();
+        assert_eq!(run.err, "");
+        assert_eq!(machine.calls().of("cuModuleLoadData").collect::<Vec<_>>(), ["cubin"]);
+        machine.calls().are_closed();
+        support::names(&machine.folder.path("cache").join("kernels")).len()
+    };
+    fs::create_dir_all(machine.folder.path("cache").join("kernels")).unwrap();
+    assert_eq!([run("--no-cache"), run(""), run("")], [0, 1, 1]);
 }
 
 #[test]
@@ -327,7 +369,7 @@ fn no_more_memory() {
 fn a_batch_without_room() {
     let machine = Machine::new();
     let (kind, flags) = ("free=3000000", "--steps 1 --batch-size");
-    let parts = ["batch size 220: the GPU has room for ", "GB", "the largest batch that fits is "];
+    let parts = ["batch size 220: the GPU has room for ", " MB of buffers", "the largest batch that fits is "];
     let run = fails_on_the_way(&machine, kind, &format!("{flags} 220"), 2, &parts);
     assert!(!machine.folder.path("model").exists(), "a refused flag leaves no trace");
     machine.calls().are_closed();
@@ -354,6 +396,9 @@ fn launches_and_work_that_fail() {
         let run = machine.train(kind, "--device auto --steps 20");
         run.ends_with_error(4, parts);
     }
+    // Buffers of ten scores make place for those of twenty; what goes wrong there is told by the next call.
+    let parts = ["cuda:0: cannot ", "CUDA_ERROR_INVALID_VALUE (invalid argument)"];
+    fails_on_the_way(&machine, "cuMemFreeAsync@1=1", "--steps 1 --batch-size 10", 4, &parts);
 }
 
 /// Calls that only give something back: where they fail at the end of a run there is nothing more to tell.

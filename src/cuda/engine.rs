@@ -252,10 +252,13 @@ impl<D: Device> CudaEngine<D> {
             *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
         }
         let found = match room {
-            Some(room) if is_counted(batch) => format!(
-                "the GPU has room for {:.2} GB of buffers beside the data, which is too little for such batches",
-                room as f64 / 1e9
-            ),
+            Some(room) if is_counted(batch) => {
+                let (room, unit) =
+                    if room < 1_000_000_000 { (room as f64 / 1e6, "MB") } else { (room as f64 / 1e9, "GB") };
+                format!(
+                    "the GPU has room for {room:.1} {unit} of buffers beside the data, which is too little for such batches"
+                )
+            }
             _ => "that is more than a GPU's kernels count".into(),
         };
         let remedy = match good {

@@ -179,7 +179,7 @@ impl Program {
 fn remedy_for_ptx(driver: Option<(u32, u32)>) -> String {
     match driver.filter(|&driver| driver < OLDEST_CUDA) {
         Some(_) => format!("update the driver to {OLDEST_DRIVER} or newer"),
-        None => format!("update the driver, or have machine code made instead: {}", nvrtc::REMEDY),
+        None => format!("update the driver, or have NVRTC make machine code: {}", nvrtc::REMEDY),
     }
 }
 

@@ -394,6 +394,15 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
     })
 }
 
+/// NVRTC asks for a table that is no part of the documented interface, where there is a driver, and does without it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetExportTable(table: *mut *const usize, _id: *const c_void) -> c_int {
+    /// Bytes of a table, itself the first entry: there is no other.
+    static EMPTY: usize = size_of::<usize>();
+    *table = &EMPTY;
+    NOT_FOUND
+}
+
 // ---- streams and events ----
 
 #[unsafe(no_mangle)]
