@@ -371,8 +371,11 @@ fn a_batch_without_room() {
     let (kind, flags) = ("free=3000000", "--steps 1 --batch-size");
     let parts = ["batch size 220: the GPU has room for ", " MB of buffers", "the largest batch that fits is "];
     let run = fails_on_the_way(&machine, kind, &format!("{flags} 220"), 2, &parts);
-    assert!(!machine.folder.path("model").exists(), "a refused flag leaves no trace");
+    assert!(run.out.is_empty() && !machine.folder.path("model").exists(), "it is refused before anything is done");
     machine.calls().are_closed();
+    let nested = machine.train(kind, &format!("--device cuda {flags} 220 --save @over/model"));
+    nested.fails(2, &parts);
+    assert!(!machine.folder.path("over").exists(), "nor are folders above it made");
     let largest: usize = run.err.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
     assert!((2..219).contains(&largest), "{run:#?}");
     fails_on_the_way(&machine, kind, &format!("{flags} {}", largest + 1), 2, &[&format!("fits is {largest}")]);
@@ -447,7 +450,9 @@ fn every_call_may_fail() {
 fn the_calls_of_a_training() {
     let machine = Machine::new();
     let train = |steps: usize| {
-        machine.train("", &format!("--device cuda --steps {steps} --log-every {steps} --json")).succeeds();
+        machine
+            .train("", &format!("--device cuda --steps {steps} --log-every {steps} --eval-every {} --json", steps / 2))
+            .succeeds();
         let calls = machine.calls();
         calls.are_closed();
         assert!(!calls.0.iter().any(|call| call.starts_with("cuEvent")), "events are tracked: {:#?}", calls.counts());
@@ -461,21 +466,23 @@ fn the_calls_of_a_training() {
             let copies = calls.bytes("cuMemcpyHtoDAsync_v2").filter(|bytes| *bytes == images * 28 * 28);
             assert_eq!(copies.count(), 1, "{images} images");
         }
-        // Before some steps are asked for, the device's turn is cleared; and that of scoring once.
-        let asked = calls.bytes("cuMemsetD8Async").filter(|bytes| *bytes == 4).count() - 1;
+        // Before some steps are asked for, the device's turn is cleared; and that of scoring when it is made room for, for
+        // validation images and again for the larger batch.
+        let asked = calls.bytes("cuMemsetD8Async").filter(|bytes| *bytes == 4).count() - 2;
         assert!((1..=steps).contains(&asked));
-        // Losses and counts of those steps; scores of the log's batch and of two splits; the state at the start.
-        assert_eq!(calls.count("cuMemcpyDtoHAsync_v2"), 2 * asked + 3 * 2 + 3, "{:#?}", calls.counts());
+        // Scored are the log's batch, the validation images twice on the way, and two splits at the end.
+        let scored = 1 + 2 + 2;
+        // Losses and counts of the steps; losses and classes of what is scored; the state at the start.
+        assert_eq!(calls.count("cuMemcpyDtoHAsync_v2"), 2 * asked + 2 * scored + 3, "{:#?}", calls.counts());
         // The model at the start, of zeros, and its state; labels beside the images; rows and step sizes of steps; rows
         // of what is scored.
-        assert_eq!(calls.count("cuMemcpyHtoDAsync_v2"), 2 * 3 + 3 * 2 + 2 * asked + 3, "{:#?}", calls.counts());
+        assert_eq!(calls.count("cuMemcpyHtoDAsync_v2"), 2 * 3 + 3 * 2 + 2 * asked + scored, "{:#?}", calls.counts());
         calls
     };
     let (short, long) = (train(20), train(40));
     for call in ["cuMemAllocAsync", "cuLaunchKernel", "cuMemGetInfo_v2"] {
         assert_eq!(short.count(call), long.count(call), "{call}: it does not grow with the steps");
     }
-    // A batch of another size after the log's would only be made room for once.
     assert!(short.count("cuLaunchKernel") > 20 && short.count("cuMemAllocAsync") < 80, "{:#?}", short.counts());
 }
 

@@ -383,6 +383,17 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> c_int {
     })
 }
 
+/// Like the next, only for who has each use of memory tracked by events, which the program should not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxSynchronize() -> c_int {
+    call("cuCtxSynchronize", |driver| driver.at_once().and_then(|()| NOTHING()))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamWaitEvent(_stream: Handle, _event: Handle, _flags: c_uint) -> c_int {
+    call("cuStreamWaitEvent", |driver| driver.context().and_then(|()| NOTHING()))
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_int {
     call("cuMemGetInfo_v2", |driver| {
