@@ -32,7 +32,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
     }
-    // That folder is made ready last: a wrong flag or missing data leaves no trace of it.
+    // That folder is made ready last: a wrong flag, missing data or too small a GPU leaves no trace of it.
 
     let started = Instant::now();
     let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
@@ -48,11 +48,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let steps = steps(&args.settings, &config, state.step)?;
     let plan =
         Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every };
+    let mut engine = device.engine(config.model, config.adam, data.clone())?;
+    engine.set_state(&state)?;
+    if state.step < plan.steps {
+        engine.prepare(config.batch_size)?;
+    }
     if let Some(folder) = &plan.save {
         Checkpoint::prepare(folder)?;
     }
-    let mut engine = device.engine(config.model, config.adam, data.clone())?;
-    engine.set_state(&state)?;
     let set_up_time = set_up.elapsed();
 
     let mut report = Report { args, progress: &progress };
