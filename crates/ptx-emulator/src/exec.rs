@@ -37,6 +37,8 @@ pub(crate) struct Warp {
     pub blocked: u32,
     /// The barriers at which lanes wait, and those lanes.
     pub waits: Vec<(u32, u32)>,
+    /// Which lanes get the tally of a barrier, and in which form.
+    pub tallies: Vec<(u32, u32, Tally)>,
     /// The lanes that wait at some barrier.
     pub asleep: u32,
     /// What is in its past.
@@ -102,6 +104,8 @@ pub(crate) struct Arrival {
     /// Whether they stand for their whole warp.
     pub aligned: bool,
     pub lanes: u32,
+    /// Where a tally is taken: which lanes say yes.
+    pub ayes: Option<u32>,
 }
 
 /// Where the running lanes go after an instruction.
@@ -368,6 +372,7 @@ impl Machine<'_> {
                     wait,
                     aligned,
                     lanes: active,
+                    ayes: None,
                 }));
             }
             Op::WarpBarrier { mask: slot } | Op::Shuffle { mask: slot, .. } | Op::Vote { mask: slot, .. }

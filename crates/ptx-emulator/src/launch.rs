@@ -1,9 +1,9 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{Arrival, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, waits_in_vain};
+use crate::exec::{Arrival, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
 use crate::memory::Memory;
-use crate::op::{Op, Rare};
+use crate::op::{Op, Rare, Tally};
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
 use crate::registers::Wide;
@@ -95,6 +95,9 @@ struct Barrier {
     expected: u32,
     past: Clock,
     fenced: Clock,
+    /// Threads that say yes, and that were asked.
+    ayes: u32,
+    asked: u32,
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -264,6 +267,7 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
         alive: 0,
         blocked: 0,
         waits: Vec::new(),
+        tallies: Vec::new(),
         asleep: 0,
         order: Order::new(number, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
@@ -420,7 +424,7 @@ impl Launch<'_> {
         arrival: Arrival,
         threads: u32,
     ) -> Result<(), Finding> {
-        let Arrival { id, count, wait, aligned, lanes } = arrival;
+        let Arrival { id, count, wait, aligned, lanes, ayes } = arrival;
         let warp = &mut self.warps[index];
         let whole = threads.next_multiple_of(LANES as u32);
         let expected = count.unwrap_or(whole);
@@ -436,6 +440,10 @@ impl Launch<'_> {
         }
         barrier.expected = expected;
         barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, warp.index, threads) };
+        if let Some(ayes) = ayes {
+            barrier.ayes += ayes.count_ones();
+            barrier.asked += lanes.count_ones();
+        }
         barrier.past.join(&warp.order.past);
         barrier.fenced.join(&warp.order.fenced);
         if !aligned {
@@ -464,6 +472,7 @@ impl Launch<'_> {
             let lanes = warp.waits.iter().filter(|wait| wait.0 == id).fold(0, |lanes, wait| lanes | wait.1);
             if lanes != 0 {
                 warp.waits.retain(|wait| wait.0 != id);
+                tell(warp, id, done);
                 warp.asleep &= !lanes;
                 // Lanes that have exited keep nobody waiting, and what they did is over.
                 let lanes = lanes | !warp.alive;
@@ -511,6 +520,21 @@ impl Launch<'_> {
     }
 }
 
+/// Gives the lanes that asked for it the tally of a barrier.
+fn tell(warp: &mut Warp, id: u32, done: &Barrier) {
+    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|tally| tally.0 == id);
+    warp.tallies = others;
+    let told: Vec<(u32, u32, Tally)> = told;
+    for (_, mask, tally) in told {
+        let all = |holds| if holds { u32::MAX } else { 0 };
+        match tally {
+            Tally::Count(d) => lanes(mask).for_each(|lane| warp.r[d as usize][lane] = done.ayes),
+            Tally::All(d) => warp.set_pred(d, mask, all(done.ayes == done.asked)),
+            Tally::Any(d) => warp.set_pred(d, mask, all(done.ayes > 0)),
+        }
+    }
+}
+
 /// How many threads arrive: the lanes, and with a block's last thread those that fill its warp up.
 fn arriving(lanes: u32, warp: usize, threads: u32) -> u32 {
     let end = (warp as u32 + 1) * LANES as u32;
@@ -536,6 +560,7 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
     (warp.sent, warp.arrived, warp.asking) = (0, None, false);
     warp.waits.clear();
+    warp.tallies.clear();
     warp.local.fill(0xff);
     warp.local_written.fill(false);
     // Registers start as nonsense, so that none is zero by accident.

@@ -504,7 +504,7 @@ fn barriers_and_fences_let_others_work_be_seen() {
 #[test]
 fn unknown_forms_stop_with_their_name() {
     for opcode in
-        ["frobnicate.b32", "add.frob.s32", "ld.global.v8.f32", "cvt.rn.frob.f32", "setp.lt.b128", "bar.red.popc.u32"]
+        ["frobnicate.b32", "add.frob.s32", "ld.global.v8.f32", "cvt.rn.frob.f32", "setp.lt.b128", "bar.red.xor.pred"]
     {
         match run(&format!("{opcode} %r4, %r1;"), "%r4", &[], 1) {
             Err(Error::UnknownOpcode { opcode: named, line }) => assert_eq!((named.as_str(), line > 0), (opcode, true)),
