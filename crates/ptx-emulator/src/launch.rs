@@ -445,3 +445,33 @@ fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u3
         _ => !((1 << lane) - 1),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = ".version 9.0
+.visible .entry own(.param .u64 p) {
+.reg .b32 %r<2>; .reg .b64 %rd<4>; ld.param.u64 %rd1, [p]; mov.u32 %r1, %ctaid.x;
+mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r1; ret; }
+.visible .entry same(.param .u64 p) {
+.reg .b64 %rd<2>; ld.param.u64 %rd1, [p]; st.global.u32 [%rd1], 0; ret; }";
+
+    #[test]
+    fn when_stamps_run_out_the_next_launch_starts_anew() {
+        let module = Module::parse(TEXT).unwrap();
+        let mut memory = Memory::new();
+        let address = memory.alloc("buffer", 8);
+        let shape = Shape { grid: [2, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+        let launch = |memory: &mut Memory, kernel: &str| {
+            module.launch(kernel, &shape, &[Arg::U64(address)], memory, &Options::default())
+        };
+        memory.next_stamp = HALF;
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp > HALF);
+        // What stands in the shadow now would be far in the future of a launch that began with the first stamp.
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp < HALF);
+        assert!(matches!(launch(&mut memory, "same"), Err(Error::Kernel(report)) if report.kind == Kind::Race));
+    }
+}
