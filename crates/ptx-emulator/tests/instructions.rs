@@ -35,12 +35,16 @@ fn run(body: &str, result: &str, inputs: &[u64], threads: u32) -> Result<Vec<u64
     Ok(bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))).collect())
 }
 
-/// Checks `opcode result, sources` for a row of inputs and results.
+/// Checks `opcode result, sources` for a row of inputs and results: in one lane, and in a whole warp and part of another.
 #[track_caller]
 fn check(instruction: &str, inputs: &[u64], expected: u64) {
     let result = instruction.split_whitespace().nth(1).unwrap().trim_end_matches(',').split('|').next().unwrap();
-    let got = run(&format!("{instruction};"), result, inputs, 1).unwrap_or_else(|e| panic!("{instruction}: {e}"));
-    assert_eq!(got[0], expected, "{instruction} of {inputs:x?}: {:#x}, not {expected:#x}", got[0]);
+    for threads in [1, 40] {
+        let got = run(&format!("{instruction};"), result, inputs, threads);
+        for got in got.unwrap_or_else(|error| panic!("{instruction}: {error}")) {
+            assert_eq!(got, expected, "{instruction} of {inputs:x?}: {got:#x}, not {expected:#x}");
+        }
+    }
 }
 
 fn f(value: f32) -> u64 {
@@ -337,6 +341,7 @@ fn conversions() {
     check("cvt.sat.f32.f32 %f4, %f1", &[f(-1.5)], 0);
     check("cvt.ftz.f32.f32 %f4, %f1", &[1], 0);
     check("cvt.s64.s32 %rd4, %r1", &[s(-3)], l(-3));
+    check("cvt.s64.s32 %rd4, %rd1", &[0x1_ffff_fffd], l(-3));
     check("cvt.u64.u32 %rd4, %r1", &[s(-1)], 0xffff_ffff);
     check("cvt.u32.u64 %r4, %rd1", &[0x1_0000_0005], 5);
     check("cvt.u64.u16 %rd4, %h1", &[0xfffe], 0xfffe);
