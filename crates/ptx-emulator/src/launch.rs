@@ -99,6 +99,13 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 
+    /// How many steps a warp may run: short slices as often as long ones, so that small kernels are well mixed, and
+    /// large ones mostly keep one warp's registers in the processor's nearest cache.
+    fn slice(&mut self) -> u64 {
+        let bound = 1 << self.below(14);
+        1 + self.below(bound)
+    }
+
     fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u64 + 1) as usize);
@@ -260,7 +267,7 @@ impl Launch<'_> {
                 if self.warps[index].alive & !self.warps[index].asleep == 0 {
                     continue;
                 }
-                let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
+                let slice = if self.options.seed == 0 { 4096 } else { self.random.slice() };
                 let stop = match cpu::run(&mut self.machine, &mut self.warps[index], slice) {
                     Ok(stop) => stop,
                     Err(finding) => return Err(self.report(finding, index, at)),
