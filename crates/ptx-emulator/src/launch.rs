@@ -112,6 +112,13 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 
+    /// How many steps a warp may run: short slices as often as long ones, so that small kernels are well mixed, and
+    /// large ones mostly keep one warp's registers in the processor's nearest cache.
+    fn slice(&mut self) -> u64 {
+        let bound = 1 << self.below(14);
+        1 + self.below(bound)
+    }
+
     fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u64 + 1) as usize);
@@ -385,7 +392,7 @@ impl Launch<'_> {
     fn run_warp(&mut self, barriers: &mut [[Barrier; 16]], index: usize, threads: u32) -> Result<Stop, Finding> {
         let rank = self.rank(index);
         self.machine.enter(rank);
-        let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
+        let slice = if self.options.seed == 0 { 4096 } else { self.random.slice() };
         let stop = cpu::run(&mut self.machine, &mut self.warps[index], slice)?;
         if let Stop::Barrier(arrival) = stop {
             self.arrive(&mut barriers[rank], index, arrival, threads).inspect_err(|finding| {
@@ -613,5 +620,35 @@ fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u3
         "%lanemask_le" => u32::MAX >> (31 - lane),
         "%lanemask_gt" => !(u32::MAX >> (31 - lane)),
         _ => !((1 << lane) - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = ".version 9.0
+.visible .entry own(.param .u64 p) {
+.reg .b32 %r<2>; .reg .b64 %rd<4>; ld.param.u64 %rd1, [p]; mov.u32 %r1, %ctaid.x;
+mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r1; ret; }
+.visible .entry same(.param .u64 p) {
+.reg .b64 %rd<2>; ld.param.u64 %rd1, [p]; st.global.u32 [%rd1], 0; ret; }";
+
+    #[test]
+    fn when_stamps_run_out_the_next_launch_starts_anew() {
+        let module = Module::parse(TEXT).unwrap();
+        let mut memory = Memory::new();
+        let address = memory.alloc("buffer", 8);
+        let shape = Shape { grid: [2, 1, 1], ..Shape::default() };
+        let launch = |memory: &mut Memory, kernel: &str| {
+            module.launch(kernel, &shape, &[Arg::U64(address)], memory, &Options::default())
+        };
+        memory.next_stamp = HALF;
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp > HALF);
+        // What stands in the shadow now would be far in the future of a launch that began with the first stamp.
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp < HALF);
+        assert!(matches!(launch(&mut memory, "same"), Err(Error::Kernel(report)) if report.kind == Kind::Race));
     }
 }

@@ -283,6 +283,7 @@ fn conversions() {
     check("cvt.sat.f32.f32 %f4, %f1", &[f(-1.5)], 0);
     check("cvt.ftz.f32.f32 %f4, %f1", &[1], 0);
     check("cvt.s64.s32 %rd4, %r1", &[s(-3)], l(-3));
+    check("cvt.s64.s32 %rd4, %rd1", &[0x1_ffff_fffd], l(-3));
     check("cvt.u64.u32 %rd4, %r1", &[s(-1)], 0xffff_ffff);
     check("cvt.u32.u64 %r4, %rd1", &[0x1_0000_0005], 5);
     check("cvt.u64.u16 %rd4, %h1", &[0xfffe], 0xfffe);
