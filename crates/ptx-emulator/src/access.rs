@@ -451,17 +451,22 @@ impl Machine<'_> {
                 }
             }
             Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
-            Space::Cluster => {
-                self.visit(warp, spot.number, run.mask.trailing_zeros())?;
-                let shadow = &mut self.cluster.peers[spot.number].shadow;
-                shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history)
-            }
+            Space::Cluster => return self.sanitize_peer(warp, spot, run, touch),
             _ => {
                 let start = run.first as usize * self.kernel.local as usize + run.start;
                 let written = &warp.local_written[start..start + run.bytes];
                 if reads && written.contains(&false) { Err(Clash::Unwritten { lane: run.first }) } else { Ok(()) }
             }
         };
+        result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
+    }
+
+    /// The same in the shared memory of another block.
+    #[inline(never)]
+    fn sanitize_peer(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+        self.visit(warp, spot.number, run.mask.trailing_zeros())?;
+        let shadow = &mut self.cluster.peers[spot.number].shadow;
+        let result = shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history);
         result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
     }
 

@@ -37,8 +37,8 @@ pub(crate) struct Warp {
     pub blocked: u32,
     /// The barriers at which lanes wait, and those lanes.
     pub waits: Vec<(u32, u32)>,
-    /// Which lanes get the tally of a barrier, and in which form.
-    pub tallies: Vec<(u32, u32, Tally)>,
+    /// What it has asked barriers to tell.
+    pub tallies: Vec<Asked>,
     /// The lanes that wait at some barrier.
     pub asleep: u32,
     /// What is in its past.
@@ -93,6 +93,17 @@ pub(crate) enum Stop {
     Yield,
 }
 
+/// Lanes that a barrier will tell how many threads say yes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The barrier's number.
+    pub id: u32,
+    pub lanes: u32,
+    /// Those of the lanes that say yes.
+    pub ayes: u32,
+    pub tally: Tally,
+}
+
 /// Lanes that reach a barrier of the block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
@@ -104,8 +115,6 @@ pub(crate) struct Arrival {
     /// Whether they stand for their whole warp.
     pub aligned: bool,
     pub lanes: u32,
-    /// Where a tally is taken: which lanes say yes.
-    pub ayes: Option<u32>,
 }
 
 /// Where the running lanes go after an instruction.
@@ -372,7 +381,6 @@ impl Machine<'_> {
                     wait,
                     aligned,
                     lanes: active,
-                    ayes: None,
                 }));
             }
             Op::WarpBarrier { mask: slot } | Op::Shuffle { mask: slot, .. } | Op::Vote { mask: slot, .. }

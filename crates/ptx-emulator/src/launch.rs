@@ -1,7 +1,7 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{Arrival, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
+use crate::exec::{Arrival, Asked, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
 use crate::memory::Memory;
 use crate::op::{Op, Rare, Tally};
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
@@ -431,7 +431,7 @@ impl Launch<'_> {
         arrival: Arrival,
         threads: u32,
     ) -> Result<(), Finding> {
-        let Arrival { id, count, wait, aligned, lanes, ayes } = arrival;
+        let Arrival { id, count, wait, aligned, lanes } = arrival;
         let warp = &mut self.warps[index];
         let whole = threads.next_multiple_of(LANES as u32);
         let expected = count.unwrap_or(whole);
@@ -447,8 +447,8 @@ impl Launch<'_> {
         }
         barrier.expected = expected;
         barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, warp.index, threads) };
-        if let Some(ayes) = ayes {
-            barrier.ayes += ayes.count_ones();
+        if let Some(asked) = warp.tallies.iter().find(|asked| asked.id == id && asked.lanes == lanes) {
+            barrier.ayes += asked.ayes.count_ones();
             barrier.asked += lanes.count_ones();
         }
         barrier.past.join(&warp.order.past);
@@ -529,10 +529,10 @@ impl Launch<'_> {
 
 /// Gives the lanes that asked for it the tally of a barrier.
 fn tell(warp: &mut Warp, id: u32, done: &Barrier) {
-    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|tally| tally.0 == id);
+    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|asked| asked.id == id);
     warp.tallies = others;
-    let told: Vec<(u32, u32, Tally)> = told;
-    for (_, mask, tally) in told {
+    let told: Vec<Asked> = told;
+    for Asked { lanes: mask, tally, .. } in told {
         let all = |holds| if holds { u32::MAX } else { 0 };
         match tally {
             Tally::Count(d) => lanes(mask).for_each(|lane| warp.r[d as usize][lane] = done.ayes),

@@ -215,6 +215,7 @@ impl SharedShadow {
     }
 
     /// Checks and notes an access by a warp of another block.
+    #[inline(never)]
     pub fn touch_from_outside(
         &mut self,
         run: &Run,

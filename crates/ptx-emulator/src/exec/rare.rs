@@ -1,6 +1,6 @@
 //! The operations behind `Op::Rare`.
 
-use super::{ALL, Arrival, Flow, Found, LANES, Machine, Warp, find, lanes};
+use super::{ALL, Arrival, Asked, Flow, Found, LANES, Machine, Warp, find, lanes};
 use crate::access::addresses;
 use crate::compute::logic;
 use crate::mma;
@@ -10,6 +10,7 @@ use crate::value;
 
 impl Machine<'_> {
     /// Runs a rare operation in the lanes `active`; `mask` are all lanes at this instruction.
+    #[inline(never)]
     pub(super) fn rare(&mut self, warp: &mut Warp, op: &Rare, active: u32, mask: u32) -> Found<Flow> {
         if let Rare::ClusterArrive { .. } | Rare::ClusterWait = op
             && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)?
@@ -51,11 +52,11 @@ impl Machine<'_> {
                 if *aligned && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
                     return Ok(Flow::Block);
                 }
-                let (ayes, lane) = (Some(warp.pred(*source) & active), active.trailing_zeros() as usize);
+                let lane = active.trailing_zeros() as usize;
                 let id = warp.r[*id as usize][lane];
                 let count = count.map(|count| warp.r[count as usize][lane]);
-                warp.tallies.push((id, active, *d));
-                return Ok(Flow::Barrier(Arrival { id, count, wait: true, aligned: *aligned, lanes: active, ayes }));
+                warp.tallies.push(Asked { id, lanes: active, ayes: warp.pred(*source) & active, tally: *d });
+                return Ok(Flow::Barrier(Arrival { id, count, wait: true, aligned: *aligned, lanes: active }));
             }
             Rare::ClusterArrive { relaxed } => self.cluster_arrive(warp, *relaxed, active)?,
             Rare::ClusterWait => return self.cluster_wait(warp, active),
