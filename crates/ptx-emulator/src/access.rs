@@ -20,8 +20,8 @@ struct Aim {
     bytes: usize,
 }
 
-/// What lanes' addresses are to be compared for, while they are still in their register.
-struct Shape {
+/// What is asked of the lanes' addresses while they are still in their register.
+struct Form {
     /// What is added to the register.
     offset: u64,
     bytes: usize,
@@ -73,11 +73,11 @@ impl Aim {
     }
 }
 
-impl Shape {
+impl Form {
     #[inline(always)]
-    fn new(access: &Access, reads: bool) -> Shape {
+    fn new(access: &Access, reads: bool) -> Form {
         let offset = i64::from(access.address.offset) as u64;
-        Shape { offset, bytes: access.size as usize * access.count as usize, reads }
+        Form { offset, bytes: access.size as usize * access.count as usize, reads }
     }
 
     /// The one or two stretches that do for a usual access.
@@ -155,7 +155,7 @@ fn space_of(space: Space, address: u64) -> (Space, u64) {
 impl Machine<'_> {
     #[inline(always)]
     pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let usual = Shape::new(access, true).usual(warp, access, active);
+        let usual = Form::new(access, true).usual(warp, access, active);
         if usual[0].is_none() {
             return self.load_scattered(warp, access, active);
         }
@@ -228,7 +228,7 @@ impl Machine<'_> {
 
     #[inline(always)]
     pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let usual = Shape::new(access, false).usual(warp, access, active);
+        let usual = Form::new(access, false).usual(warp, access, active);
         if usual[0].is_none() {
             return self.store_scattered(warp, access, active);
         }
@@ -451,17 +451,22 @@ impl Machine<'_> {
                 }
             }
             Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
-            Space::Cluster => {
-                self.visit(warp, spot.number, run.mask.trailing_zeros())?;
-                let shadow = &mut self.cluster.peers[spot.number].shadow;
-                shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history)
-            }
+            Space::Cluster => return self.sanitize_peer(warp, spot, run, touch),
             _ => {
                 let start = run.first as usize * self.kernel.local as usize + run.start;
                 let written = &warp.local_written[start..start + run.bytes];
                 if reads && written.contains(&false) { Err(Clash::Unwritten { lane: run.first }) } else { Ok(()) }
             }
         };
+        result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
+    }
+
+    /// The same in the shared memory of another block.
+    #[inline(never)]
+    fn sanitize_peer(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+        self.visit(warp, spot.number, run.mask.trailing_zeros())?;
+        let shadow = &mut self.cluster.peers[spot.number].shadow;
+        let result = shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history);
         result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
     }
 

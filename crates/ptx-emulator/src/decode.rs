@@ -8,6 +8,7 @@ mod rare;
 mod tensor;
 
 use crate::names::{Names, Register, Symbol};
+use crate::narrow::Format;
 use crate::op::*;
 use crate::report::Error;
 use rare::rare;
@@ -303,12 +304,14 @@ impl Decoder<'_, '_> {
             "barrier" if parts.get(1) == Some(&"cluster") => self.cluster_barrier(parts),
             "mapa" | "getctarank" => self.cluster_address(parts),
             "mbarrier" => self.mbarrier(parts),
+            "ld" | "st" if matches!(parts.get(1), Some(&("relaxed" | "acquire" | "release"))) => self.strong(parts),
             "ld" | "ldu" | "st" => self.memory(parts),
             "atom" | "red" => self.atomic(parts),
             "cvt" => self.convert(parts),
             "setp" => self.compare(parts),
             "cvta" => self.window(parts),
             "mov" => self.mov(parts),
+            "bar" | "barrier" if parts.contains(&"red") => self.barrier_reduce(parts),
             "bar" | "barrier" => self.barrier(parts),
             "shfl" => self.shuffle(parts),
             "vote" => self.vote(parts),
@@ -810,19 +813,28 @@ impl Decoder<'_, '_> {
     fn atomic(&mut self, parts: &[&str]) -> Decoded {
         let wants_old = parts[0] == "atom";
         let [_, qualifiers @ .., name, ty] = parts else { return Ok(None) };
-        let mut space = Space::Generic;
+        let (qualifiers, name) = match (qualifiers, *name) {
+            ([qualifiers @ .., name], "noftz") => (qualifiers, *name),
+            (qualifiers, name) => (qualifiers, name),
+        };
+        let (mut space, mut releases) = (Space::Generic, false);
         for qualifier in qualifiers {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
                 "shared::cluster" => space = Space::Cluster,
-                "cluster" | "relaxed" | "gpu" | "cta" | "sys" => {}
+                // Every atomic learns of what was released at its place, so that acquiring needs nothing more.
+                "cluster" | "relaxed" | "acquire" | "gpu" | "cta" | "sys" => {}
+                "release" | "acq_rel" => releases = true,
                 _ => return Ok(None),
             }
         }
-        let op = match (*name, *ty) {
+        let op = match (name, *ty) {
             ("add", "u32" | "s32" | "u64") => Atomic::Add,
             ("add", "f32") => Atomic::AddFloat,
+            ("add", "f64") => Atomic::AddDouble,
+            ("add", "f16x2") => Atomic::AddPair(Format::F16),
+            ("add", "bf16x2") => Atomic::AddPair(Format::Bf16),
             ("min", "s32" | "s64") => Atomic::MinSigned,
             ("min", "u32" | "u64") => Atomic::MinUnsigned,
             ("max", "s32" | "s64") => Atomic::MaxSigned,
@@ -848,7 +860,58 @@ impl Decoder<'_, '_> {
         let wants_old = wants_old && !ignored;
         let old = if wants_old { self.any_target(0)? } else { operand };
         let access = Access { space, size, signed: false, count: 1, slots: [old; 4], address: self.address(first)? };
-        Ok(Some(Op::Atomic { op, access: Box::new(access), operand, swap, wants_old }))
+        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap, wants_old };
+        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
+    }
+
+    /// `ld.acquire`, `st.release` and their relaxed forms: atomics that change nothing, or take the value as it is. What
+    /// they access must hold something, also before such a store.
+    fn strong(&mut self, parts: &[&str]) -> Decoded {
+        let [name, order, qualifiers @ .., ty] = parts else { return Ok(None) };
+        let load = *name == "ld";
+        let releases = match (*order, load) {
+            ("relaxed", _) | ("acquire", true) => false,
+            ("release", false) => true,
+            _ => return Ok(None),
+        };
+        let mut space = Space::Generic;
+        for qualifier in qualifiers {
+            match *qualifier {
+                "global" => space = Space::Global,
+                "shared" | "shared::cta" => space = Space::Shared,
+                "shared::cluster" => space = Space::Cluster,
+                "cta" | "cluster" | "gpu" | "sys" => {}
+                _ => return Ok(None),
+            }
+        }
+        let Some(size @ (4 | 8)) = type_size(ty) else { return Ok(None) };
+        let (place, value) = if load { (1, 0) } else { (0, 1) };
+        let operand = match (load, size) {
+            (true, 8) => Slot::D(self.names.constant64(0)),
+            (true, _) => Slot::R(self.names.constant32(0)),
+            (false, 8) => Slot::D(self.d(value)?),
+            (false, _) => Slot::R(self.r(value)?),
+        };
+        let op = if load { Atomic::Or } else { Atomic::Exchange };
+        let old = if load { self.any_target(0)? } else { operand };
+        let address = self.address(place)?;
+        let access = Access { space, size: size as u8, signed: false, count: 1, slots: [old; 4], address };
+        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap: operand, wants_old: load };
+        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
+    }
+
+    /// `bar.red` and `barrier.red`: a barrier that counts the threads whose predicate holds.
+    fn barrier_reduce(&mut self, parts: &[&str]) -> Decoded {
+        let plain: Vec<&str> = parts.iter().copied().filter(|part| *part != "cta" && *part != "aligned").collect();
+        let d = match plain[1..] {
+            ["red", "popc", "u32"] => Tally::Count(self.dr(0)?),
+            ["red", "and", "pred"] => Tally::All(self.dp(0)?),
+            ["red", "or", "pred"] => Tally::Any(self.dp(0)?),
+            _ => return Ok(None),
+        };
+        let (count, source) = if self.count() > 3 { (Some(self.r(2)?), 3) } else { (None, 2) };
+        let aligned = plain[0] == "bar" || parts.contains(&"aligned");
+        rare(Rare::BarrierTally { d, id: self.r(1)?, count, source: self.p(source)?, aligned })
     }
 
     fn barrier(&mut self, parts: &[&str]) -> Decoded {

@@ -37,6 +37,8 @@ pub(crate) struct Warp {
     pub blocked: u32,
     /// The barriers at which lanes wait, and those lanes.
     pub waits: Vec<(u32, u32)>,
+    /// What it has asked barriers to tell.
+    pub tallies: Vec<Asked>,
     /// The lanes that wait at some barrier.
     pub asleep: u32,
     /// What is in its past.
@@ -89,6 +91,17 @@ pub(crate) enum Stop {
     Asleep,
     /// It waits for what only others can bring about, and asks again when it runs next.
     Yield,
+}
+
+/// Lanes that a barrier will tell how many threads say yes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The barrier's number.
+    pub id: u32,
+    pub lanes: u32,
+    /// Those of the lanes that say yes.
+    pub ayes: u32,
+    pub tally: Tally,
 }
 
 /// Lanes that reach a barrier of the block.

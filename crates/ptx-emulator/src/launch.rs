@@ -1,9 +1,9 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{Arrival, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, waits_in_vain};
+use crate::exec::{Arrival, Asked, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
 use crate::memory::Memory;
-use crate::op::{Op, Rare};
+use crate::op::{Op, Rare, Tally};
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
 use crate::registers::Wide;
@@ -95,6 +95,9 @@ struct Barrier {
     expected: u32,
     past: Clock,
     fenced: Clock,
+    /// Threads that say yes, and that were asked.
+    ayes: u32,
+    asked: u32,
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -107,6 +110,13 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound
+    }
+
+    /// How many steps a warp may run: short slices as often as long ones, so that small kernels are well mixed, and
+    /// large ones mostly keep one warp's registers in the processor's nearest cache.
+    fn slice(&mut self) -> u64 {
+        let bound = 1 << self.below(14);
+        1 + self.below(bound)
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -264,6 +274,7 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
         alive: 0,
         blocked: 0,
         waits: Vec::new(),
+        tallies: Vec::new(),
         asleep: 0,
         order: Order::new(number, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
@@ -381,7 +392,7 @@ impl Launch<'_> {
     fn run_warp(&mut self, barriers: &mut [[Barrier; 16]], index: usize, threads: u32) -> Result<Stop, Finding> {
         let rank = self.rank(index);
         self.machine.enter(rank);
-        let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
+        let slice = if self.options.seed == 0 { 4096 } else { self.random.slice() };
         let stop = cpu::run(&mut self.machine, &mut self.warps[index], slice)?;
         if let Stop::Barrier(arrival) = stop {
             self.arrive(&mut barriers[rank], index, arrival, threads).inspect_err(|finding| {
@@ -436,6 +447,10 @@ impl Launch<'_> {
         }
         barrier.expected = expected;
         barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, warp.index, threads) };
+        if let Some(asked) = warp.tallies.iter().find(|asked| asked.id == id && asked.lanes == lanes) {
+            barrier.ayes += asked.ayes.count_ones();
+            barrier.asked += lanes.count_ones();
+        }
         barrier.past.join(&warp.order.past);
         barrier.fenced.join(&warp.order.fenced);
         if !aligned {
@@ -464,6 +479,7 @@ impl Launch<'_> {
             let lanes = warp.waits.iter().filter(|wait| wait.0 == id).fold(0, |lanes, wait| lanes | wait.1);
             if lanes != 0 {
                 warp.waits.retain(|wait| wait.0 != id);
+                tell(warp, id, done);
                 warp.asleep &= !lanes;
                 // Lanes that have exited keep nobody waiting, and what they did is over.
                 let lanes = lanes | !warp.alive;
@@ -511,6 +527,21 @@ impl Launch<'_> {
     }
 }
 
+/// Gives the lanes that asked for it the tally of a barrier.
+fn tell(warp: &mut Warp, id: u32, done: &Barrier) {
+    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|asked| asked.id == id);
+    warp.tallies = others;
+    let told: Vec<Asked> = told;
+    for Asked { lanes: mask, tally, .. } in told {
+        let all = |holds| if holds { u32::MAX } else { 0 };
+        match tally {
+            Tally::Count(d) => lanes(mask).for_each(|lane| warp.r[d as usize][lane] = done.ayes),
+            Tally::All(d) => warp.set_pred(d, mask, all(done.ayes == done.asked)),
+            Tally::Any(d) => warp.set_pred(d, mask, all(done.ayes > 0)),
+        }
+    }
+}
+
 /// How many threads arrive: the lanes, and with a block's last thread those that fill its warp up.
 fn arriving(lanes: u32, warp: usize, threads: u32) -> u32 {
     let end = (warp as u32 + 1) * LANES as u32;
@@ -536,6 +567,7 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
     (warp.sent, warp.arrived, warp.asking) = (0, None, false);
     warp.waits.clear();
+    warp.tallies.clear();
     warp.local.fill(0xff);
     warp.local_written.fill(false);
     // Registers start as nonsense, so that none is zero by accident.
@@ -588,5 +620,35 @@ fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u3
         "%lanemask_le" => u32::MAX >> (31 - lane),
         "%lanemask_gt" => !(u32::MAX >> (31 - lane)),
         _ => !((1 << lane) - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = ".version 9.0
+.visible .entry own(.param .u64 p) {
+.reg .b32 %r<2>; .reg .b64 %rd<4>; ld.param.u64 %rd1, [p]; mov.u32 %r1, %ctaid.x;
+mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r1; ret; }
+.visible .entry same(.param .u64 p) {
+.reg .b64 %rd<2>; ld.param.u64 %rd1, [p]; st.global.u32 [%rd1], 0; ret; }";
+
+    #[test]
+    fn when_stamps_run_out_the_next_launch_starts_anew() {
+        let module = Module::parse(TEXT).unwrap();
+        let mut memory = Memory::new();
+        let address = memory.alloc("buffer", 8);
+        let shape = Shape { grid: [2, 1, 1], ..Shape::default() };
+        let launch = |memory: &mut Memory, kernel: &str| {
+            module.launch(kernel, &shape, &[Arg::U64(address)], memory, &Options::default())
+        };
+        memory.next_stamp = HALF;
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp > HALF);
+        // What stands in the shadow now would be far in the future of a launch that began with the first stamp.
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp < HALF);
+        assert!(matches!(launch(&mut memory, "same"), Err(Error::Kernel(report)) if report.kind == Kind::Race));
     }
 }

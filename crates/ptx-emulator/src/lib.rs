@@ -32,6 +32,9 @@
 //! # Ok::<(), ptx_emulator::Error>(())
 //! ```
 //!
+//! With all checks a warp instruction takes some 20 ns on a processor with AVX2, and some 25% less with
+//! [`Options::sanitize`] off; `examples/timing.rs` measures it.
+//!
 //! Blocks run one after another, in an order that the schedule's seed shuffles: a kernel that waits for another block is
 //! reported as endless. `.rn` instructions are exact to the bit; `.approx` ones are computed in f64 and rounded, so that
 //! they lie within the error that the PTX manual allows, and need not have the bits that a GPU gives.

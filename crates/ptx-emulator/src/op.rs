@@ -6,7 +6,7 @@
 
 use crate::exec::Until;
 use crate::mma::MmaShape;
-use crate::narrow::Narrow;
+use crate::narrow::{Format, Narrow};
 
 /// A slot of 32 bits per lane.
 pub(crate) type R = u16;
@@ -265,6 +265,9 @@ pub(crate) struct Access {
 pub(crate) enum Atomic {
     Add,
     AddFloat,
+    AddDouble,
+    /// Two values of 16 bits.
+    AddPair(Format),
     MinSigned,
     MinUnsigned,
     MaxSigned,
@@ -332,6 +335,16 @@ pub(crate) enum Rare {
     },
     /// A copy from global to shared memory that goes on beside the thread.
     CopyAsync(CopyAsync),
+    /// A fence, and then an atomic, which releases what came before.
+    Release(Op),
+    /// A barrier of the block that tells how many of its threads say yes.
+    BarrierTally {
+        d: Tally,
+        id: R,
+        count: Option<R>,
+        source: Pred,
+        aligned: bool,
+    },
     /// A warp arrives at the barrier of its cluster, and waits there.
     ClusterArrive {
         relaxed: bool,
@@ -383,6 +396,14 @@ pub(crate) struct Comparison {
     pub a: Slot,
     pub b: Slot,
     pub with: Option<(Logic, Pred)>,
+}
+
+/// What a barrier tells of its threads' predicates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tally {
+    Count(R),
+    All(P),
+    Any(P),
 }
 
 /// What is done with an mbarrier.

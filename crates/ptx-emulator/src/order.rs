@@ -9,6 +9,11 @@
 //! same for warps of other blocks that it has learnt of through atomics.
 //!
 //! Within a warp, two lanes are ordered by a warp barrier that has both in its mask, and by barriers of the block.
+//!
+//! Three things are taken less strictly than PTX says, so that some bugs are not seen (a right kernel is never refused for
+//! them): what a warp learns by an atomic or by a barrier that only some of its lanes meet, all its lanes know; of several
+//! unordered atomics to one place, only the last is compared with what follows; and a relaxed atomic without a fence after
+//! it still learns.
 
 use std::collections::HashMap;
 
@@ -307,11 +312,11 @@ impl Order {
 
     /// The stamp for several lanes at once.
     pub fn stamp_of(&mut self, history: &mut History, lanes: u32) -> Stamp {
-        if lanes == self.lanes {
-            return self.stamp | MANY;
-        }
         if lanes.is_power_of_two() {
             return self.stamp | lanes.trailing_zeros();
+        }
+        if lanes == self.lanes {
+            return self.stamp | MANY;
         }
         if let Some(variant) = self.variants.iter().find(|variant| variant.0 == lanes) {
             return variant.1 | MANY;

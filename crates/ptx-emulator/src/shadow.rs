@@ -215,6 +215,7 @@ impl SharedShadow {
     }
 
     /// Checks and notes an access by a warp of another block.
+    #[inline(never)]
     pub fn touch_from_outside(
         &mut self,
         run: &Run,
@@ -513,9 +514,7 @@ impl GlobalShadow {
         mark(writes, &marks, if touch == Touch::Atomic { FLAG } else { 0 });
         Ok(())
     }
-}
 
-impl GlobalShadow {
     /// Notes a read or write of some words, if numbers suffice to see that it is right.
     #[inline(always)]
     fn touch_words<const COUNT: usize>(&mut self, run: &Run, touch: Touch, stamp: Stamp, who: &Order) -> bool {

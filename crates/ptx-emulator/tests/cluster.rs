@@ -232,7 +232,7 @@ fn a_barrier_in_shared_memory_hands_on_what_was_done_before() {
     // The phase before is over already, so that such a wait lets everybody through.
     let early = format!(
         "{}{other} @!%p4 st.shared.u32 [%mine], %t; bar.sync 0; @!%p4 st.shared.u32 [%mine], 1; {arrive} @!%p4 bra END; {} ld.shared.u32 %r4, [%r5]; END:",
-        made(32),
+        made(33),
         wait(1)
     );
     caught(&early, Kind::Race);

@@ -115,6 +115,7 @@ impl Cluster {
     }
 
     /// Lanes of a warp exit.
+    #[inline(never)]
     pub fn exit(&mut self, warp: &Warp, gone: u32) {
         self.living -= gone.count_ones();
         if warp.arrived.is_some() {
