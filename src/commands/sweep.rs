@@ -14,13 +14,15 @@ use fused_lstm::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Most combinations of one sweep.
 const MOST: usize = 10_000;
+
+const REMEDY: &str = "choose another file with --out";
 
 /// One training of the sweep.
 struct Run {
@@ -50,8 +52,7 @@ pub fn run(args: &SweepArgs) -> Result<()> {
     let side = Side::open(args)?;
     let data = super::dataset(&args.data, None, &progress)?;
     let mut runs = runs(args, &data)?;
-    // Now, and not after hours: a place that cannot be written to.
-    write(&args.out, &report(&runs, &data, &side, 0.0))?;
+    prepare(&args.out)?;
     interruptible()?;
     let started = Instant::now();
     progress.begin("training", runs.len() as u64);
@@ -244,11 +245,25 @@ fn report(runs: &[Run], data: &Dataset, side: &Side<'_>, seconds: f64) -> Value 
     })
 }
 
-/// Writes the report, under another name first, so that there is never half of one.
-fn write(path: &Path, report: &Value) -> Result<()> {
-    const REMEDY: &str = "choose another file with --out";
+/// Where the report is written before it gets its name, so that there is never half of one.
+fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
+    part.into()
+}
+
+/// Makes sure that the report can be written: now, and not after hours.
+fn prepare(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::usage(format!("--out {}", path.display()), "that is a folder", "name a file"));
+    }
+    let part = part_of(path);
+    let written = fs::write(&part, "").and_then(|()| fs::remove_file(&part));
+    written.map_err(|error| Error::io(path, "write", error, REMEDY))
+}
+
+fn write(path: &Path, report: &Value) -> Result<()> {
+    let part = part_of(path);
     let written = fs::write(&part, format!("{report:#}\n")).and_then(|()| fs::rename(&part, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&part);
@@ -278,7 +293,7 @@ fn show(runs: &[Run], out: &Path, seconds: f64) -> Result<()> {
 
 fn row(run: &Run) -> String {
     let Config { model, adam, seed, batch_size, .. } = &run.config;
-    let settings = format!("{seed:>6}{:>10}{:>8}{batch_size:>8}", adam.learning_rate, model.dims.h);
+    let settings = format!("{seed:>6}{:>10}{:>8}{batch_size:>8}", rate(adam.learning_rate), model.dims.h);
     match &run.outcome {
         Outcome::Open => format!("{settings}  not trained to its end"),
         Outcome::Failed(error) => format!("{settings}  {error}"),
@@ -292,13 +307,18 @@ fn row(run: &Run) -> String {
     }
 }
 
+/// `0.003`, `1e30`
+fn rate(rate: f64) -> String {
+    if (1e-4..1e4).contains(&rate) { rate.to_string() } else { format!("{rate:e}") }
+}
+
 /// Mean and spread of the test accuracy over the seeds of each setting, where there are several.
 fn summaries(runs: &[Run]) -> Result<()> {
     let mut settings: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for run in runs {
         if let Outcome::Done(done) = &run.outcome {
             let Config { model, adam, batch_size, .. } = &run.config;
-            let name = format!("lr {}, hidden {}, batch {batch_size}", adam.learning_rate, model.dims.h);
+            let name = format!("lr {}, hidden {}, batch {batch_size}", rate(adam.learning_rate), model.dims.h);
             settings.entry(name).or_default().push(done.test.accuracy);
         }
     }
