@@ -18,6 +18,12 @@ DEVICE float sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
+// Four neighbouring numbers of shared memory in one load; `from` must be a multiple of 16 bytes.
+DEVICE void load_four(float (&to)[4], const float* from) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
 // Sum over the lanes of a warp; every lane gets it. Order: a tree over lanes 16, 8, 4, 2, 1 apart.
 DEVICE float warp_sum(float value) {
 #pragma unroll

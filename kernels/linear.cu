@@ -23,7 +23,7 @@
 // Inputs   a, b  f32, shapes above, dense and row-major;  bias f32 [N], may be null, and must be where S > 1
 // Outputs  c     f32 [S,M,N]
 // Launch   grid (ceil(M / 32), ceil(N / 64), S), block 128
-// Shared   12,544 bytes, static
+// Shared   13,312 bytes, static
 // Bounds   M, N, K, chunk >= 1 and below 2^31 - 64; N at most 64 · 65535; S at most 65535 and ceil(K / chunk)
 // Sums     k upwards with fused multiply-adds from 0, then the bias; parts z upwards. The tile shapes change no bit
 // CPU twin reference::linear
@@ -32,36 +32,38 @@ constexpr int PRODUCT_ROWS = 32;
 constexpr int PRODUCT_COLUMNS = 64;
 constexpr int PRODUCT_DEPTH = 32;
 constexpr int PRODUCT_THREADS = 128;
-// Each thread owns 4 neighbouring rows and 4 columns that lie 16 apart: a half-warp then stores 16 neighbours at once.
+// Each thread owns 4 neighbouring rows and 4 neighbouring columns, and reads either out of its tile as one float4.
 constexpr int PRODUCT_LANES = 16;
 constexpr int PRODUCT_THREAD_ROWS = 4;
-constexpr int PRODUCT_THREAD_COLUMNS = PRODUCT_COLUMNS / PRODUCT_LANES;
+constexpr int PRODUCT_THREAD_COLUMNS = 4;
+static_assert(PRODUCT_LANES * PRODUCT_THREAD_COLUMNS == PRODUCT_COLUMNS, "threads cover the columns");
 static_assert(PRODUCT_THREADS / PRODUCT_LANES * PRODUCT_THREAD_ROWS == PRODUCT_ROWS, "threads cover the rows");
-static_assert(PRODUCT_ROWS * PRODUCT_DEPTH % PRODUCT_THREADS == 0, "a whole number of loads for each thread");
-static_assert(PRODUCT_COLUMNS * PRODUCT_DEPTH % PRODUCT_THREADS == 0, "a whole number of loads for each thread");
 
 // Copies the ROWS x DEPTH tile at (row0, k0) of a matrix into `tile` [k][row], zeros outside of the matrix. The matrix is
 // [rows, ends at k1], or transposed [k, rows]; `stride` is its row length. Neighbouring threads read neighbouring
-// numbers either way, and the tile's odd row length keeps the transposing stores on different banks.
-template <bool TRANSPOSED, int ROWS, int DEPTH, int THREADS>
-DEVICE void load_tile(float (&tile)[DEPTH][ROWS + 1], const float* __restrict__ matrix, size_t stride, int row0,
+// numbers either way. PAD numbers follow each row of the tile: with 1 the stores of neighbours in k fall on different banks;
+// with 4 on eight of them, and a row can be read four numbers at a time, which is done far more often.
+template <bool TRANSPOSED, int ROWS, int DEPTH, int PAD, int THREADS>
+DEVICE void load_tile(float (&tile)[DEPTH][ROWS + PAD], const float* __restrict__ matrix, size_t stride, int row0,
                       int rows, int k0, int k1, int thread) {
+    // A thread stays in one place across the matrix's rows in memory and goes down them: one test and one address for all.
+    constexpr int ACROSS = TRANSPOSED ? ROWS : DEPTH, DOWN = TRANSPOSED ? DEPTH : ROWS, STEP = THREADS / ACROSS;
+    static_assert(THREADS % ACROSS == 0 && DOWN % STEP == 0, "a whole number of loads for each thread");
+    const int across = thread % ACROSS;
+    const bool inside = TRANSPOSED ? row0 + across < rows : k0 + across < k1;
+    const int left = TRANSPOSED ? k1 - k0 : rows - row0;
+    size_t at = (size_t)((TRANSPOSED ? k0 : row0) + thread / ACROSS) * stride + (TRANSPOSED ? row0 : k0) + across;
     // Eight loads on their way at once; more cost registers that the sums need.
 #pragma unroll 8
-    for (int n = thread; n < ROWS * DEPTH; n += THREADS) {
-        const int row = TRANSPOSED ? n % ROWS : n / DEPTH;
-        const int k = TRANSPOSED ? n / ROWS : n % DEPTH;
-        const size_t r = row0 + row, at = k0 + k;
-        const bool inside = row0 + row < rows && k0 + k < k1;
-        tile[k][row] = inside ? matrix[TRANSPOSED ? at * stride + r : r * stride + at] : 0.0f;
-    }
+    for (int down = thread / ACROSS; down < DOWN; down += STEP, at += STEP * stride)
+        tile[TRANSPOSED ? down : across][TRANSPOSED ? across : down] = inside && down < left ? matrix[at] : 0.0f;
 }
 
 template <bool A_TRANSPOSED, bool B_TRANSPOSED>
 DEVICE void product(const float* __restrict__ a, const float* __restrict__ b, const float* __restrict__ bias,
                     int bias_from, float* __restrict__ c, int M, int N, int K, int chunk) {
-    __shared__ float tile_a[PRODUCT_DEPTH][PRODUCT_ROWS + 1];
-    __shared__ float tile_b[PRODUCT_DEPTH][PRODUCT_COLUMNS + 1];
+    __shared__ __align__(16) float tile_a[PRODUCT_DEPTH][PRODUCT_ROWS + 4];
+    __shared__ __align__(16) float tile_b[PRODUCT_DEPTH][PRODUCT_COLUMNS + 4];
     const int thread = threadIdx.x;
     const int lane = thread % PRODUCT_LANES, group = thread / PRODUCT_LANES;
     const int m0 = blockIdx.x * PRODUCT_ROWS, n0 = blockIdx.y * PRODUCT_COLUMNS;
@@ -70,23 +72,21 @@ DEVICE void product(const float* __restrict__ a, const float* __restrict__ b, co
 
     float sum[PRODUCT_THREAD_ROWS][PRODUCT_THREAD_COLUMNS] = {};
     for (int k = k0; k < k1; k += PRODUCT_DEPTH) {
-        load_tile<A_TRANSPOSED, PRODUCT_ROWS, PRODUCT_DEPTH, PRODUCT_THREADS>(tile_a, a, A_TRANSPOSED ? M : K, m0, M, k,
+        load_tile<A_TRANSPOSED, PRODUCT_ROWS, PRODUCT_DEPTH, 4, PRODUCT_THREADS>(tile_a, a, A_TRANSPOSED ? M : K, m0, M, k,
                                                                               k1, thread);
         // b is [K,N]: as rows of n it is the transposed one of the two.
-        load_tile<!B_TRANSPOSED, PRODUCT_COLUMNS, PRODUCT_DEPTH, PRODUCT_THREADS>(tile_b, b, B_TRANSPOSED ? K : N, n0,
+        load_tile<!B_TRANSPOSED, PRODUCT_COLUMNS, PRODUCT_DEPTH, 4, PRODUCT_THREADS>(tile_b, b, B_TRANSPOSED ? K : N, n0,
                                                                                   N, k, k1, thread);
         __syncthreads();
 #pragma unroll 8
         for (int depth = 0; depth < PRODUCT_DEPTH; depth++) {
-            float column[PRODUCT_THREAD_COLUMNS];
+            float row[PRODUCT_THREAD_ROWS], column[PRODUCT_THREAD_COLUMNS];
+            load_four(row, &tile_a[depth][group * PRODUCT_THREAD_ROWS]);
+            load_four(column, &tile_b[depth][lane * PRODUCT_THREAD_COLUMNS]);
 #pragma unroll
-            for (int j = 0; j < PRODUCT_THREAD_COLUMNS; j++) column[j] = tile_b[depth][lane + j * PRODUCT_LANES];
+            for (int i = 0; i < PRODUCT_THREAD_ROWS; i++)
 #pragma unroll
-            for (int i = 0; i < PRODUCT_THREAD_ROWS; i++) {
-                const float row = tile_a[depth][group * PRODUCT_THREAD_ROWS + i];
-#pragma unroll
-                for (int j = 0; j < PRODUCT_THREAD_COLUMNS; j++) sum[i][j] = fmaf(row, column[j], sum[i][j]);
-            }
+                for (int j = 0; j < PRODUCT_THREAD_COLUMNS; j++) sum[i][j] = fmaf(row[i], column[j], sum[i][j]);
         }
         // Nobody may overwrite a tile that another thread still reads.
         __syncthreads();
@@ -98,7 +98,7 @@ DEVICE void product(const float* __restrict__ a, const float* __restrict__ b, co
         const int m = m0 + group * PRODUCT_THREAD_ROWS + i;
 #pragma unroll
         for (int j = 0; j < PRODUCT_THREAD_COLUMNS; j++) {
-            const int n = n0 + lane + j * PRODUCT_LANES;
+            const int n = n0 + lane * PRODUCT_THREAD_COLUMNS + j;
             if (m >= M || n >= N) continue;
             const bool biased = bias != nullptr && m >= bias_from;
             part[(size_t)m * N + n] = biased ? sum[i][j] + bias[n] : sum[i][j];

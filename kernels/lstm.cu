@@ -8,12 +8,12 @@ constexpr int GATE_I = 0, GATE_F = 1, GATE_G = 2, GATE_O = 3;
 constexpr int LSTM_ROWS = 16;   // rows of the batch in a block
 constexpr int LSTM_UNITS = 32;  // hidden units in a block: a warp reads and writes 32 neighbours
 constexpr int LSTM_DEPTH = 32;  // summands in a tile
-constexpr int LSTM_GROUPS = 8;  // warps
+constexpr int LSTM_GROUPS = 4;  // warps
 constexpr int LSTM_THREADS = LSTM_UNITS * LSTM_GROUPS;
-constexpr int LSTM_THREAD_ROWS = LSTM_ROWS / LSTM_GROUPS;  // each thread owns these rows of one unit
+constexpr int LSTM_THREAD_ROWS = LSTM_ROWS / LSTM_GROUPS;  // each thread owns these neighbouring rows of one unit
 static_assert(LSTM_UNITS == WARP, "a row of threads is a warp");
+static_assert(LSTM_THREAD_ROWS == 4, "a thread reads its rows out of a tile as one float4");
 static_assert(LSTM_THREAD_ROWS * LSTM_GROUPS == LSTM_ROWS, "threads cover the rows");
-static_assert(LSTM_ROWS * LSTM_DEPTH % LSTM_THREADS == 0, "a whole number of loads for each thread");
 
 // lstm_forward_step
 //
@@ -28,39 +28,42 @@ static_assert(LSTM_ROWS * LSTM_DEPTH % LSTM_THREADS == 0, "a whole number of loa
 //          c_prev  f32 [B,H], slot t of c [T+1,B,H]; slot 0 is zero
 // Outputs  gates   f32 [B,G], step t of gates [T,B,G], after their activation: saved for backward
 //          c, h    f32 [B,H], slot t + 1: saved for backward
-// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8)
-// Shared   19,072 bytes, static
+// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 4)
+// Shared   18,944 bytes, static
 // Bounds   B, J, H >= 1; B, J below 2^31 - 64, G below 2^31; H at most 32 · 65535
 // Sums     x's summands upwards, then h's, one chain of fused multiply-adds from 0
 // CPU twin reference::lstm::forward
 
 // sum[n][r] += Σ_k rows[row0 + …, k] · weights[k, n · H + unit] for the four gates of this thread's unit.
-DEVICE void add_gate_products(float (&sum)[GATES][LSTM_THREAD_ROWS], float (&tile_rows)[LSTM_DEPTH][LSTM_ROWS + 1],
-                              float (&tile_weights)[LSTM_DEPTH][GATES][LSTM_UNITS + 1], const float* __restrict__ rows,
+DEVICE void add_gate_products(float (&sum)[GATES][LSTM_THREAD_ROWS], float (&tile_rows)[LSTM_DEPTH][LSTM_ROWS + 4],
+                              float4 (&tile_weights)[LSTM_DEPTH][LSTM_UNITS], const float* __restrict__ rows,
                               const float* __restrict__ weights, int B, int K, int H) {
     const int row0 = blockIdx.x * LSTM_ROWS, unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
     const int thread = threadIdx.y * LSTM_UNITS + threadIdx.x;
     for (int k0 = 0; k0 < K; k0 += LSTM_DEPTH) {
-        load_tile<false, LSTM_ROWS, LSTM_DEPTH, LSTM_THREADS>(tile_rows, rows, K, row0, B, k0, K, thread);
+        load_tile<false, LSTM_ROWS, LSTM_DEPTH, 4, LSTM_THREADS>(tile_rows, rows, K, row0, B, k0, K, thread);
 #pragma unroll
-        for (int depth = threadIdx.y; depth < LSTM_DEPTH; depth += LSTM_GROUPS)
+        for (int depth = threadIdx.y; depth < LSTM_DEPTH; depth += LSTM_GROUPS) {
+            const bool inside = unit < H && depth < K - k0;
+            const float* of_unit = weights + (size_t)(k0 + depth) * GATES * H + unit;
+            float weight[GATES];
 #pragma unroll
-            for (int n = 0; n < GATES; n++) {
-                const bool inside = unit < H && k0 + depth < K;
-                const size_t at = ((size_t)(k0 + depth) * GATES + n) * H + unit;
-                tile_weights[depth][n][threadIdx.x] = inside ? weights[at] : 0.0f;
-            }
+            for (int n = 0; n < GATES; n++) weight[n] = inside ? of_unit[(size_t)n * H] : 0.0f;
+            // A unit's four gates side by side: one load brings them back.
+            tile_weights[depth][threadIdx.x] = make_float4(weight[0], weight[1], weight[2], weight[3]);
+        }
         __syncthreads();
 #pragma unroll 8
         for (int depth = 0; depth < LSTM_DEPTH; depth++) {
-            float weight[GATES];
-#pragma unroll
-            for (int n = 0; n < GATES; n++) weight[n] = tile_weights[depth][n][threadIdx.x];
+            const float4 weight = tile_weights[depth][threadIdx.x];
+            float row[LSTM_THREAD_ROWS];
+            load_four(row, &tile_rows[depth][threadIdx.y * LSTM_THREAD_ROWS]);
 #pragma unroll
             for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
-                const float row = tile_rows[depth][threadIdx.y + r * LSTM_GROUPS];
-#pragma unroll
-                for (int n = 0; n < GATES; n++) sum[n][r] = fmaf(row, weight[n], sum[n][r]);
+                sum[0][r] = fmaf(row[r], weight.x, sum[0][r]);
+                sum[1][r] = fmaf(row[r], weight.y, sum[1][r]);
+                sum[2][r] = fmaf(row[r], weight.z, sum[2][r]);
+                sum[3][r] = fmaf(row[r], weight.w, sum[3][r]);
             }
         }
         // Nobody may overwrite a tile that another thread still reads.
@@ -72,8 +75,8 @@ KERNEL(LSTM_THREADS)
 lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, const float* __restrict__ h_prev,
                   const float* __restrict__ w_h, const float* __restrict__ c_prev, float* __restrict__ gates,
                   float* __restrict__ c, float* __restrict__ h, int B, int J, int H, float forget_bias) {
-    __shared__ float tile_rows[LSTM_DEPTH][LSTM_ROWS + 1];
-    __shared__ float tile_weights[LSTM_DEPTH][GATES][LSTM_UNITS + 1];
+    __shared__ __align__(16) float tile_rows[LSTM_DEPTH][LSTM_ROWS + 4];
+    __shared__ float4 tile_weights[LSTM_DEPTH][LSTM_UNITS];
     float sum[GATES][LSTM_THREAD_ROWS] = {};
     add_gate_products(sum, tile_rows, tile_weights, x, fold, B, J, H);
     add_gate_products(sum, tile_rows, tile_weights, h_prev, w_h, B, H, H);
@@ -81,7 +84,7 @@ lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, c
     const int unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
 #pragma unroll
     for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
-        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y + r * LSTM_GROUPS;
+        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y * LSTM_THREAD_ROWS + r;
         if (row >= B || unit >= H) continue;
         const float i = sigmoid(sum[GATE_I][r]);
         const float f = sigmoid(sum[GATE_F][r] + forget_bias);
@@ -114,8 +117,8 @@ lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, c
 //          c_prev, c  f32 [B,H], slots t and t + 1
 // In, out  dc       f32 [B,H]: from step t + 1 to step t; not read at the last step, where it is zero
 // Outputs  da       f32 [B,G], step t
-// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 8); steps in falling order
-// Shared   6,400 bytes, static
+// Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 4); steps in falling order
+// Shared   6,784 bytes, static
 // Bounds   B, H >= 1; B, G below 2^31 - 64; H at most 32 · 65535
 // Sums     columns of da upwards, one chain of fused multiply-adds from 0
 // CPU twin reference::lstm::backward
@@ -123,20 +126,21 @@ lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, c
 // sum[r] += Σ_k da_next[row, k] · w_h[unit, k]
 DEVICE void add_recurrent_gradient(float (&sum)[LSTM_THREAD_ROWS], const float* __restrict__ da_next,
                                    const float* __restrict__ w_h, int B, int H) {
-    __shared__ float tile_da[LSTM_DEPTH][LSTM_ROWS + 1];
+    __shared__ __align__(16) float tile_da[LSTM_DEPTH][LSTM_ROWS + 4];
     __shared__ float tile_w[LSTM_DEPTH][LSTM_UNITS + 1];
     const int row0 = blockIdx.x * LSTM_ROWS, unit0 = blockIdx.y * LSTM_UNITS, G = GATES * H;
     const int thread = threadIdx.y * LSTM_UNITS + threadIdx.x;
     for (int k0 = 0; k0 < G; k0 += LSTM_DEPTH) {
-        load_tile<false, LSTM_ROWS, LSTM_DEPTH, LSTM_THREADS>(tile_da, da_next, G, row0, B, k0, G, thread);
-        load_tile<false, LSTM_UNITS, LSTM_DEPTH, LSTM_THREADS>(tile_w, w_h, G, unit0, H, k0, G, thread);
+        load_tile<false, LSTM_ROWS, LSTM_DEPTH, 4, LSTM_THREADS>(tile_da, da_next, G, row0, B, k0, G, thread);
+        load_tile<false, LSTM_UNITS, LSTM_DEPTH, 1, LSTM_THREADS>(tile_w, w_h, G, unit0, H, k0, G, thread);
         __syncthreads();
 #pragma unroll 8
         for (int depth = 0; depth < LSTM_DEPTH; depth++) {
             const float weight = tile_w[depth][threadIdx.x];
+            float row[LSTM_THREAD_ROWS];
+            load_four(row, &tile_da[depth][threadIdx.y * LSTM_THREAD_ROWS]);
 #pragma unroll
-            for (int r = 0; r < LSTM_THREAD_ROWS; r++)
-                sum[r] = fmaf(tile_da[depth][threadIdx.y + r * LSTM_GROUPS], weight, sum[r]);
+            for (int r = 0; r < LSTM_THREAD_ROWS; r++) sum[r] = fmaf(row[r], weight, sum[r]);
         }
         // Nobody may overwrite a tile that another thread still reads.
         __syncthreads();
@@ -155,7 +159,7 @@ lstm_backward_step(const float* __restrict__ da_next, const float* __restrict__ 
     const int unit = blockIdx.y * LSTM_UNITS + threadIdx.x;
 #pragma unroll
     for (int r = 0; r < LSTM_THREAD_ROWS; r++) {
-        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y + r * LSTM_GROUPS;
+        const int row = blockIdx.x * LSTM_ROWS + threadIdx.y * LSTM_THREAD_ROWS + r;
         if (row >= B || unit >= H) continue;
         const size_t cell = (size_t)row * H + unit, first = (size_t)row * GATES * H + unit;
         const float i = gates[first + (size_t)GATE_I * H], f = gates[first + (size_t)GATE_F * H];

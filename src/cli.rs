@@ -39,6 +39,11 @@ pub enum Command {
     Eval(EvalArgs),
     /// Classify pictures of digits, or rows of an IDX file, with a checkpoint
     Predict(PredictArgs),
+    /// Train all combinations of seeds and settings side by side, and compare them
+    ///
+    /// Each training gives to the bit what `train` gives for its settings. On the processor there are as many at a time as
+    /// threads.
+    Sweep(Box<SweepArgs>),
     /// Fetch MNIST, or tell what data there is
     Data(DataCommandArgs),
     /// Run fixtures and compare every tensor with the expected one
@@ -154,6 +159,32 @@ pub enum ProgressStyle {
 pub struct TrainArgs {
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Report every N steps
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, default_value = "20", help_heading = "Output")]
+    pub log_every: u64,
+    /// Evaluate the validation images every N steps
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
+    pub eval_every: Option<u64>,
+    /// Folder to save the model and all that training needs to go on
+    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
+    pub save: Option<PathBuf>,
+    /// Save every N steps, and not only at the end
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Checkpoints")]
+    pub save_every: Option<u64>,
+    /// Go on from the checkpoint in this folder, and save there unless --save names another
+    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
+    pub resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What is trained, and how far.
+#[derive(Args, Default)]
+pub struct SettingsArgs {
     /// Training steps in all [default: 1000]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
     pub steps: Option<u64>,
@@ -181,23 +212,47 @@ pub struct TrainArgs {
     /// Seed of the initial parameters and of the data order [default: 0]
     #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Training")]
     pub seed: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct SweepArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Seeds 0 to N - 1
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, conflicts_with = "seed", help_heading = "Combinations")]
+    pub seeds: Option<u64>,
+    /// Seeds, separated by commas [default: 0]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Combinations")]
+    pub seed: Vec<u64>,
+    /// Adam's learning rates, separated by commas [default: 0.001]
+    #[arg(long, value_name = "RATE,…", value_delimiter = ',', value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Combinations")]
+    pub lr: Vec<f64>,
+    /// Hidden units; the input layer is as wide [default: 128]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
+    pub hidden: Vec<usize>,
+    /// Sequences in a batch [default: 128]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
+    pub batch_size: Vec<usize>,
+    /// Training steps [default: 1000]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
+    pub steps: Option<u64>,
+    /// Passes over the training data, instead of --steps
+    #[arg(long, value_name = "N", value_parser = epochs, allow_negative_numbers = true, conflicts_with = "steps", help_heading = "Training")]
+    pub epochs: Option<u64>,
+    /// Added to the forget gate before its sigmoid [default: 1.0]
+    #[arg(long, value_name = "BIAS", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
+    pub forget_bias: Option<f32>,
+    /// Start of the input and output layers [default: tutorial]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub init: Option<Init>,
+    /// Largest 2-norm of the gradient of all parameters; larger ones are scaled down to it [default: none]
+    #[arg(long, value_name = "NORM", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
+    pub grad_clip: Option<f32>,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Report every N steps
-    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, default_value = "20", help_heading = "Output")]
-    pub log_every: u64,
-    /// Evaluate the validation images every N steps
-    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
-    pub eval_every: Option<u64>,
-    /// Folder to save the model and all that training needs to go on
-    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
-    pub save: Option<PathBuf>,
-    /// Save every N steps, and not only at the end
-    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Checkpoints")]
-    pub save_every: Option<u64>,
-    /// Go on from the checkpoint in this folder, and save there unless --save names another
-    #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
-    pub resume: Option<PathBuf>,
+    /// File for all results, as JSON
+    #[arg(long, value_name = "FILE", default_value = "sweep.json", help_heading = "Output")]
+    pub out: PathBuf,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -405,6 +460,10 @@ fn device(text: &str) -> Result<Device, String> {
 
 fn size(text: &str) -> Result<usize, String> {
     whole(text, 1, Dims::MAX_SIZE)
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    whole(text, 1, 10_000)
 }
 
 fn epochs(text: &str) -> Result<u64, String> {

@@ -104,6 +104,16 @@ pub trait Engine {
     /// If the device fails.
     fn set_state(&mut self, state: &State) -> Result<()>;
 
+    /// Makes ready to train on batches of that size, so that what does not fit is told before a run begins. Training does
+    /// without it.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Usage`] for batches that the device has no room for; if the device fails.
+    fn prepare(&mut self, _batch_size: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Trains one step for each `batch_size` of `rows`, which are indices into the training split.
     ///
     /// # Errors

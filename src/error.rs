@@ -67,6 +67,14 @@ pub enum Error {
         /// Where the state was saved and how to go on.
         remedy: String,
     },
+    /// The user stopped work that has no steps.
+    #[error("{found}; {remedy}")]
+    Stopped {
+        /// How far it came.
+        found: String,
+        /// Where that is.
+        remedy: String,
+    },
     /// The operating system refused something.
     #[error("{place}: cannot {action}: {source}; {remedy}")]
     Io {
@@ -115,7 +123,7 @@ impl Error {
             Self::Device { .. } => 4,
             Self::Checkpoint { .. } => 5,
             Self::Diverged { .. } => 6,
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { .. } | Self::Stopped { .. } => 130,
         }
     }
 }

@@ -42,6 +42,7 @@ fn run(cli: &Cli) -> fused_lstm::Result<u8> {
         Some(Command::Train(args)) => commands::train::run(args)?,
         Some(Command::Eval(args)) => commands::eval::run(args)?,
         Some(Command::Predict(args)) => return commands::predict::run(args),
+        Some(Command::Sweep(args)) => commands::sweep::run(args)?,
         Some(Command::Data(args)) => commands::data::run(args)?,
         Some(Command::Verify(args)) => return Ok(commands::verify::run(args)),
         Some(Command::Bench(args)) => commands::bench::run(args)?,

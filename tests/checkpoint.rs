@@ -52,6 +52,7 @@ impl Place {
         let mut program = Command::new(env!("CARGO_BIN_EXE_fused-lstm"));
         program.args([command, "--threads", "1", "--progress", "none"]).args(args);
         program.current_dir(self.dir.path()).env("FUSED_LSTM_DATA_DIR", self.path("data"));
+        program.env("FUSED_LSTM_DEVICE", "cpu");
         program
     }
 
@@ -203,11 +204,11 @@ fn the_number_of_threads_changes_no_bit() {
     let mut seen: Option<([Vec<u8>; 3], Value)> = None;
     for threads in ["1", "2", "3", "8"] {
         let mut run = Command::new(env!("CARGO_BIN_EXE_fused-lstm"));
-        run.args(["train", "--threads", threads, "--hidden", "33", "--batch-size", "53"]);
+        run.args(["train", "--device", "cpu", "--threads", threads, "--hidden", "33", "--batch-size", "53"]);
         run.args(["--steps", "9", "--save", threads, "--quiet"]).current_dir(place.dir.path());
         succeeds(run.env("FUSED_LSTM_DATA_DIR", "data"));
         let mut eval = Command::new(env!("CARGO_BIN_EXE_fused-lstm"));
-        eval.args(["eval", "--threads", threads, "--model", threads, "--json"]);
+        eval.args(["eval", "--device", "cpu", "--threads", threads, "--model", threads, "--json"]);
         eval.args(["--split", "train"]).current_dir(place.dir.path());
         let mut scores: Value = serde_json::from_str(&succeeds(eval.env("FUSED_LSTM_DATA_DIR", "data"))).unwrap();
         for key in ["seconds", "device"] {
@@ -583,7 +584,7 @@ fn a_full_disk_leaves_the_old_checkpoint() {
         shell
             .args(program.get_args())
             .current_dir(place.dir.path())
-            .env("FUSED_LSTM_DATA_DIR", "data")
+            .envs([("FUSED_LSTM_DATA_DIR", "data"), ("FUSED_LSTM_DEVICE", "cpu")])
             .output()
             .unwrap()
     };

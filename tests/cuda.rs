@@ -5,6 +5,7 @@ mod support;
 
 use fused_lstm::cuda::adam::{self, Update};
 use fused_lstm::cuda::device::{Buffer, Device, Part};
+use fused_lstm::cuda::driver::{self, Driver};
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
 use fused_lstm::cuda::linear::{Form, Product, Split, column_sums, product, split_product};
@@ -43,6 +44,20 @@ fn emulated() -> Emulated {
     emulated_with(Options::default())
 }
 
+fn gpu() -> Driver {
+    Driver::open(0, true).expect("the GPU can be used")
+}
+
+/// Whether there is a GPU; says why not. One that is there and cannot be used is a failure.
+fn is_there() -> bool {
+    let missing = driver::gpus().err();
+    if let Some(error) = &missing {
+        assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but: {error}");
+        println!("skipped: {error}");
+    }
+    missing.is_none()
+}
+
 /// Runs each check on the emulator and, if there is one, on a GPU.
 macro_rules! on_devices {
     ($($name:ident)*) => {
@@ -50,6 +65,15 @@ macro_rules! on_devices {
             $(#[test]
             fn $name() {
                 super::$name(&super::emulated);
+            })*
+        }
+
+        mod gpu {
+            $(#[test]
+            fn $name() {
+                if super::is_there() {
+                    super::$name(&super::gpu);
+                }
             })*
         }
     };
@@ -241,7 +265,7 @@ fn a_batch_without_room_is_refused_with_the_largest_that_fits() {
     let error = engine.train_steps(&vec![0; 1 << 20], 1 << 20).unwrap_err();
     let text = error.to_string();
     assert_eq!(error.exit_code(), 2, "{text}");
-    assert!(text.contains("batch size 1048576") && text.contains("GB"), "{text}");
+    assert!(text.contains("batch size 1048576") && text.contains(" 95.0 MB"), "{text}");
     let largest: usize = text.rsplit(' ').next().unwrap().parse().expect("the message ends with the largest batch");
     // Gates, their gradients, h, c and x of 28 steps are about 160 kB a sequence.
     assert!((400..700).contains(&largest), "{text}");

@@ -4,7 +4,6 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::process::Command;
 use support::{Folder, Run, program, write_data};
 
 /// Checks that are there on every machine, in their order, with the features that tests are built with.
@@ -223,56 +222,85 @@ fn several_failures_are_all_named() {
     run.ends_with_error(1, &["does not work: data, nvrtc;"]);
 }
 
-/// A driver's library of this test's own: its version, and what it answers to being started. None where there is no C
-/// compiler, or where libraries are not looked for in `LD_LIBRARY_PATH`.
-fn pretended_driver(machine: &Machine, version: u32, init: u32) -> Option<String> {
-    let source = format!(
-        "int cuDriverGetVersion(int* version) {{ *version = {version}; return 0; }}\n\
-         int cuInit(unsigned flags) {{ return {init}; }}\n\
-         int cuGetErrorName(int error, const char** text) {{ *text = \"CUDA_ERROR_PRETENDED\"; return 0; }}\n\
-         int cuGetErrorString(int error, const char** text) {{ *text = \"pretended\"; return 0; }}\n"
-    );
-    let folder = machine.0.path(&format!("driver-{version}-{init}"));
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("driver.c"), source).unwrap();
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"]).current_dir(&folder);
-    let is_made = cfg!(target_os = "linux") && compiler.status().is_ok_and(|status| status.success());
-    if !is_made {
-        println!("skipped: no C compiler makes a driver to pretend with");
-        return None;
+/// On a driver that makes every call and computes nothing: `tests/stub/libcuda.rs`.
+#[cfg(target_os = "linux")]
+mod driver {
+    use super::*;
+    use crate::support::stub;
+
+    /// Runs the doctor on a driver of that kind, and gives the machine back.
+    fn doctor(kind: &str) -> (Machine, Run) {
+        let machine = Machine::new();
+        let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &stub::FOLDER), ("STUB_CUDA", kind)]);
+        (machine, run)
     }
-    // Under both names that the library is asked for by.
-    fs::copy(folder.join("libcuda.so.1"), folder.join("libcuda.so")).unwrap();
-    Some(folder.to_str().unwrap().to_owned())
-}
 
-#[test]
-fn a_driver_that_is_too_old_fails() {
-    let machine = Machine::new();
-    let Some(folder) = pretended_driver(&machine, 10_020, 0) else { return };
-    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]);
-    holds(line(&run, "FAIL", "driver"), &["for CUDA 10.2", "too old", "11.4 or newer"]);
-    holds(line(&run, "WARN", "gpu"), &["see the line of the driver"]);
-    run.ends_with_error(1, &["does not work: driver;"]);
-}
+    #[test]
+    fn one_that_is_too_old_fails() {
+        let (_, run) = doctor("version=10020");
+        holds(line(&run, "FAIL", "driver"), &["for CUDA 10.2", "too old", "11.4 or newer"]);
+        holds(line(&run, "WARN", "gpu"), &["without a driver", "--device cpu"]);
+        run.ends_with_error(1, &["does not work: driver;"]);
+    }
 
-#[test]
-fn a_driver_that_knows_no_gpu_is_a_warning() {
-    let machine = Machine::new();
-    let Some(folder) = pretended_driver(&machine, 12_040, 100) else { return };
-    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]).succeeds();
-    holds(line(&run, "PASS", "driver"), &["for CUDA 12.4, ", &folder, "libcuda.so"]);
-    holds(line(&run, "WARN", "gpu"), &["knows no GPU", "nvidia-smi"]);
-}
+    #[test]
+    fn one_that_cannot_be_opened_is_a_warning() {
+        let machine = Machine::new();
+        // As containers have it that were given no GPU.
+        fs::create_dir(machine.0.path("driver")).unwrap();
+        ["libcuda.so", "libcuda.so.1"]
+            .iter()
+            .for_each(|name| fs::write(machine.0.path("driver").join(name), "").unwrap());
+        let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", "@driver")]).succeeds();
+        holds(line(&run, "WARN", "driver"), &["cannot be opened", "install NVIDIA's driver"]);
+    }
 
-#[test]
-fn a_driver_that_cannot_be_started_fails() {
-    let machine = Machine::new();
-    // The library and the kernel's module have different versions.
-    let Some(folder) = pretended_driver(&machine, 13_000, 803) else { return };
-    let run = machine.doctor(&[], &[("LD_LIBRARY_PATH", &folder)]);
-    line(&run, "PASS", "driver");
-    holds(line(&run, "FAIL", "gpu"), &["CUDA_ERROR_PRETENDED (pretended)", "restart the machine"]);
-    run.ends_with_error(1, &["does not work: gpu;"]);
+    #[test]
+    fn one_that_knows_no_gpu_is_a_warning() {
+        let (_, run) = doctor("version=12040 devices=0");
+        let run = run.succeeds();
+        holds(line(&run, "PASS", "driver"), &["for CUDA 12.4, ", &stub::FOLDER, "libcuda.so"]);
+        holds(line(&run, "WARN", "gpu"), &["knows no GPU", "nvidia-smi"]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_fails() {
+        // The library and the kernel's module have different versions.
+        let (_, run) = doctor("cuInit@1=803");
+        line(&run, "PASS", "driver");
+        holds(line(&run, "FAIL", "gpu"), &["CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "restart the machine"]);
+        run.ends_with_error(1, &["does not work: gpu;"]);
+    }
+
+    #[test]
+    fn a_gpu_that_computes_nothing_fails() {
+        let (machine, run) = doctor("devices=2");
+        for n in ["0", "1"] {
+            holds(
+                line(&run, "PASS", &format!("gpu {n}")),
+                &["compute capability 9.0", "multiprocessors", " GiB of memory"],
+            );
+            let kernels = line(&run, "WARN", &format!("kernels {n}"));
+            holds(kernels, &["for sm_90", "kept in the program", "no NVRTC in", "see the lines of nvrtc and cache"]);
+            holds(line(&run, "FAIL", &format!("gpu {n} self-test")), &["gradients 1e0", "do not trust this device"]);
+        }
+        assert_eq!(support::names(&machine.0.path("cache/kernels")), [""; 0], "there is nothing to keep");
+        run.ends_with_error(1, &["does not work: gpu 0 self-test, gpu 1 self-test;"]);
+    }
+
+    #[test]
+    fn a_gpu_that_is_too_old_is_a_warning() {
+        let (_, run) = doctor("capability=70");
+        let run = run.succeeds();
+        holds(line(&run, "WARN", "gpu 0"), &["compute capability 7.0", "too old", "--device cpu"]);
+        assert!(!run.out.contains("kernels 0") && !run.out.contains("gpu 0 self-test"), "{run:#?}");
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_opened_fails() {
+        let (_, run) = doctor("cuDevicePrimaryCtxRetain@1=46");
+        line(&run, "PASS", "gpu 0");
+        holds(line(&run, "FAIL", "kernels 0"), &["CUDA_ERROR_DEVICE_UNAVAILABLE", "wait until the other program"]);
+        run.ends_with_error(1, &["does not work: kernels 0;"]);
+    }
 }

@@ -152,3 +152,70 @@ fn the_command_is_for_gpus() {
         run(&["profile", "--device", "auto"]).fails_in_one_line(4, &["cuda:0"]);
     }
 }
+
+/// On a driver by whose clock everything takes 0.25 ms: `tests/stub/libcuda.rs`.
+#[cfg(target_os = "linux")]
+mod command {
+    use crate::support::{Run, program, stub};
+
+    /// Little memory, so that little is copied.
+    const FREE: u64 = 64_000_000;
+    const SIZES: [&str; 8] = ["--batch-size", "2", "--hidden", "5", "--inputs", "3", "--steps-per-sequence", "2"];
+
+    fn profile(flags: &[&str]) -> Run {
+        let mut command = program();
+        command.args(["profile", "--device", "cuda"]).args(SIZES).args(flags).env("FUSED_LSTM_NVRTC", "/nowhere");
+        command.env("LD_LIBRARY_PATH", &*stub::FOLDER).env("STUB_CUDA", format!("free={FREE}"));
+        Run::new(command.output().unwrap()).succeeds()
+    }
+
+    #[test]
+    fn as_json_it_tells_every_kernel_and_both_ceilings() {
+        let run = profile(&["--json"]);
+        let [result] = &run.json()[..] else { panic!("one object: {run:#?}") };
+        assert_eq!(
+            (&result["B"], &result["T"], &result["I"], &result["H"]),
+            (&2.into(), &2.into(), &3.into(), &5.into())
+        );
+        assert!(result["device"].as_str().is_some_and(|device| device.starts_with("cuda:0, ")), "{result}");
+        let near = |value: &serde_json::Value, expected: f64| {
+            assert!((value.as_f64().unwrap() / expected - 1.0).abs() < 1e-9, "{value} for {expected}");
+        };
+        let kernels = result["kernels"].as_array().unwrap();
+        let launches = kernels.iter().map(|row| row["launches"].as_u64().unwrap()).sum::<u64>();
+        assert_eq!((kernels.len(), launches), (12, 19));
+        near(&result["launches_ms"], 19.0 * 0.25);
+        assert!(result["replayed_ms"].as_f64().unwrap() > 0.0);
+        // An eighth of the memory is copied, and read and written.
+        let (copied, product) = (FREE / 8, 512.0f64);
+        assert_eq!(result["ceilings"]["copied_bytes"], copied);
+        near(&result["ceilings"]["bytes_per_second"], 2.0 * copied as f64 / 0.25e-3);
+        near(&result["ceilings"]["operations_per_second"], 2.0 * product.powi(3) / 0.25e-3);
+        let tn = kernels.iter().find(|row| row["kernel"] == "product_tn").unwrap();
+        // Four products: dW_out [5,2]·[2,10], dW_h [5,4]·[4,20], the fold's [4,4]·[4,20], dW_x [5,4]·[4,20].
+        let bytes = 4 * ((10 + 20 + 50) + (20 + 80 + 100) + (16 + 80 + 80) + (20 + 80 + 100));
+        let operations = 2 * (100 + 400 + 320 + 400);
+        assert_eq!((&tn["launches"], &tn["bytes"], &tn["operations"]), (&4.into(), &bytes.into(), &operations.into()));
+        near(&tn["ms"], 1.0);
+        near(&tn["share"], 4.0 / 19.0);
+        near(&tn["share_of_copy_bandwidth"], f64::from(bytes) / 4.0 / (2.0 * copied as f64));
+        near(&tn["share_of_product_rate"], f64::from(operations) / 4.0 / (2.0 * product.powi(3)));
+    }
+
+    #[test]
+    fn as_text_it_is_a_table_with_what_it_means() {
+        let run = profile(&[]);
+        let lines: Vec<_> = run.out.lines().collect();
+        assert!(lines[0].starts_with("profile: B 2, T 2, I 3, H 5, f32; cuda:0, "), "{run:#?}");
+        let rows: Vec<_> = lines[3..15].iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(rows[0][..5], ["product_tn", "4", "1000.0", "21.1", "%"], "{run:#?}");
+        assert!(rows.iter().all(|row| row.len() == 11 || row.len() == 10), "{run:#?}");
+        let rest = lines[15..].join("\n");
+        for part in ["4750.0 us launch by launch", "us replayed as one graph, 64 in a call", "GB/s", "GFLOP/s"] {
+            assert!(rest.contains(part), "no {part:?} in {rest}");
+        }
+        assert!(
+            lines.last().unwrap().ends_with("Time is measured launch by launch, so gaps in a graph are not in it.")
+        );
+    }
+}

@@ -3,6 +3,8 @@
 //! Needs NVRTC (see `fused_lstm::cuda::find`). Where there is none, the tests say that they are skipped, and fail if
 //! `REQUIRE_NVRTC` is set. What holds without it is tested in `src/cuda/program.rs` and `src/cuda/cache.rs`.
 
+mod support;
+
 use fused_lstm::Error;
 use fused_lstm::cuda::cache::Cache;
 use fused_lstm::cuda::find;
@@ -14,7 +16,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use support::waited_so_far;
 use tempfile::TempDir;
 
 /// Compiles at once, unlike the kernels.
@@ -165,6 +168,8 @@ struct Loaded {
     origin: String,
     /// From before the load to after it.
     seconds: f64,
+    /// Of these, spent waiting for a core that other processes had.
+    waited: f64,
     code_hash: String,
     /// Whether NVRTC's library was opened, where the system tells.
     opened: Option<bool>,
@@ -185,10 +190,13 @@ impl Process {
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{text}");
         let words = text.split_once(SAYS).expect("it says what it loaded").1.lines().next().unwrap();
-        let [origin, seconds, code_hash, opened] = words.split(' ').collect::<Vec<_>>()[..] else { panic!("{words}") };
+        let [origin, seconds, waited, code_hash, opened] = words.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{words}")
+        };
         Loaded {
             origin: origin.into(),
             seconds: seconds.parse().unwrap(),
+            waited: waited.parse().unwrap(),
             code_hash: code_hash.into(),
             opened: opened.parse().ok(),
         }
@@ -200,14 +208,14 @@ impl Process {
 fn process() {
     let Ok(words) = env::var("TEST_LOAD") else { return };
     let (architecture, word) = words.split_once(' ').unwrap();
-    let started = Instant::now();
+    let (started, waited) = (Instant::now(), waited_so_far());
     let program = Program::load(architecture, word == "cache").unwrap();
-    let seconds = started.elapsed().as_secs_f64();
+    let (seconds, waited) = (started.elapsed().as_secs_f64(), waited_so_far() - waited);
     let origin = format!("{:?}", program.origin).replace(' ', "");
     let Code::Cubin(cubin) = program.code else { panic!("{:?}", program.notes) };
     let hash: String = Sha256::digest(cubin).iter().map(|byte| format!("{byte:02x}")).collect();
     let opened = fs::read_to_string("/proc/self/maps").map(|maps| maps.contains("libnvrtc").to_string());
-    println!("{SAYS}{origin} {seconds} {hash} {}", opened.unwrap_or("unknown".into()));
+    println!("{SAYS}{origin} {seconds} {waited} {hash} {}", opened.unwrap_or("unknown".into()));
 }
 
 #[test]
@@ -240,7 +248,7 @@ fn a_warm_start_does_not_open_nvrtc() {
     assert!(cold.opened != Some(false) && warm.opened != Some(true), "{:?} {:?}", cold.opened, warm.opened);
 }
 
-/// The release build's limits; the best of a few turns, for another busy process is no fault of ours.
+/// The release build's limits, for the best of a few turns, without what it waited for other processes to leave a core.
 #[test]
 fn a_cold_start_takes_seconds_and_a_warm_one_milliseconds() {
     if cfg!(debug_assertions) {
@@ -252,19 +260,18 @@ fn a_cold_start_takes_seconds_and_a_warm_one_milliseconds() {
     }
     for architecture in ["sm_75", "sm_90", "sm_120"] {
         let folders: Vec<_> = (0..5).map(|_| TempDir::new().unwrap()).collect();
-        let times = |origin: &str| {
+        for (origin, most) in [("Compiled", 2.5), ("Cache", 0.05)] {
             let loaded = folders.iter().map(|folder| Process::start(folder.path(), architecture, "cache").end());
-            let right = loaded.inspect(|loaded| assert!(loaded.origin.starts_with(origin), "{}", loaded.origin));
-            let mut times: Vec<_> = right.map(|loaded| Duration::from_secs_f64(loaded.seconds)).collect();
-            times.sort();
-            times
-        };
-        let (cold, warm) = (times("Compiled"), times("Cache"));
-        println!(
-            "{architecture}: cold {:.2?} (best {:.2?}), warm {:.2?} (best {:.2?})",
-            cold[2], cold[0], warm[2], warm[0]
-        );
-        assert!(cold[0] < Duration::from_millis(2500), "{architecture}: cold {cold:?}");
-        assert!(warm[0] < Duration::from_millis(50), "{architecture}: warm {warm:?}");
+            let loaded: Vec<_> = loaded.collect();
+            assert!(loaded.iter().all(|loaded| loaded.origin.starts_with(origin)), "{architecture}");
+            let sorted = |seconds: &dyn Fn(&Loaded) -> f64| {
+                let mut sorted: Vec<_> = loaded.iter().map(seconds).collect();
+                sorted.sort_by(f64::total_cmp);
+                sorted
+            };
+            let (whole, own) = (sorted(&|l| l.seconds), sorted(&|l| l.seconds - l.waited));
+            println!("{architecture} {origin}: median {:.4} s, {:.4} s of them its own", whole[2], own[2]);
+            assert!(own[0] < most, "{architecture} {origin}: {own:?} s");
+        }
     }
 }

@@ -69,7 +69,7 @@ struct Run {
 fn run(steps: &str) -> Run {
     let started = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_fused-lstm"))
-        .args(["train", "--json", "--data", "synthetic", "--log-every", "1", "--steps", steps])
+        .args(["train", "--device", "cpu", "--json", "--data", "synthetic", "--log-every", "1", "--steps", steps])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -114,7 +114,7 @@ fn a_whole_job_takes_little_more_than_its_steps() {
     // Reported every 20 steps, as by default.
     let started = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_fused-lstm"))
-        .args(["train", "--json", "--data", "synthetic"])
+        .args(["train", "--device", "cpu", "--json", "--data", "synthetic"])
         .stderr(Stdio::inherit())
         .output()
         .unwrap();

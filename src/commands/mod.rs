@@ -9,6 +9,7 @@ pub mod help;
 pub mod kernels;
 pub mod predict;
 pub mod profile;
+pub mod sweep;
 pub mod train;
 pub mod verify;
 

@@ -45,10 +45,12 @@ mod with_cuda {
     const EACH: Duration = Duration::from_secs(1);
     /// Numbers that are copied to see the bandwidth, 256 MiB, far more than a cache holds; less where there is less memory.
     const COPIED: usize = 64 << 20;
-    /// Rows, columns and summands of the product that shows the arithmetic.
+    /// Rows, columns and summands of the product that shows the arithmetic; less where there is less memory, but not so few
+    /// that the device would have nothing to do.
     const PRODUCT: usize = 4096;
-    /// Share of the free memory that is taken to see the bandwidth.
-    const SHARE_FOR_COPIES: u64 = 8;
+    const SMALLEST_PRODUCT: usize = 256;
+    /// Of the memory that is free, so much is taken for the copy's source, as much for its target, and for the three matrices.
+    const SHARE: usize = 8;
 
     pub fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
         let (model, data) = bench::prepare(&args.sizes)?;
@@ -56,13 +58,23 @@ mod with_cuda {
         let Chosen::Cuda(driver) = Chosen::open(&device)? else {
             return Err(Error::Failed("a GPU was asked for and the processor was chosen".into()));
         };
-        let free = driver.free_bytes()?.unwrap_or(u64::MAX) / SHARE_FOR_COPIES / size_of::<f32>() as u64;
-        let copied = COPIED.min(usize::try_from(free).unwrap_or(COPIED)).max(1);
-        let ceilings = profile::ceilings(&*driver, copied, PRODUCT)?;
+        let (copied, product) = room(driver.free_bytes()?);
+        let ceilings = profile::ceilings(&*driver, copied, product)?;
         let name = driver.name();
         let job = Job { model, data, batch: args.sizes.batch_size, each: EACH };
         let profile = profile::profile(Profiled::running_ahead(*driver)?, &job)?;
         if args.json { json(args, &name, &ceilings, &profile) } else { text(args, &name, &ceilings, &profile) }
+    }
+
+    /// Numbers to copy and size of the product, for a device with so many free bytes.
+    fn room(free: Option<u64>) -> (usize, usize) {
+        let free = free.and_then(|free| usize::try_from(free).ok()).unwrap_or(usize::MAX);
+        let numbers = free / SHARE / size_of::<f32>();
+        let mut product = PRODUCT;
+        while product > SMALLEST_PRODUCT && 3 * product * product > numbers {
+            product /= 2;
+        }
+        (COPIED.min(numbers).max(1), product)
     }
 
     /// What a row comes to in a second, beside the ceilings.
@@ -156,6 +168,15 @@ mod with_cuda {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn ceilings_are_measured_within_the_memory_that_is_free() {
+            assert_eq!(room(None), (COPIED, PRODUCT));
+            assert_eq!(room(Some(80 << 30)), (COPIED, PRODUCT));
+            // An eighth of 64 MB is 2 million numbers: three matrices of 512 rows, and not of 1024.
+            assert_eq!(room(Some(64_000_000)), (2_000_000, 512));
+            assert_eq!(room(Some(0)), (1, SMALLEST_PRODUCT));
+        }
 
         #[test]
         fn a_row_tells_shares_of_the_iteration_and_of_the_ceilings() {

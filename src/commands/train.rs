@@ -3,7 +3,7 @@
 use super::device::Chosen;
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
-use crate::cli::TrainArgs;
+use crate::cli::{SettingsArgs, TrainArgs};
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
 use fused_lstm::data::{Dataset, Split};
@@ -13,6 +13,7 @@ use fused_lstm::shape::{Dims, ParamLayout};
 use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
 use fused_lstm::{Error, Result, init};
 use serde_json::json;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if args.save_every.is_some() && save.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
     }
-    // That folder is made ready last: a wrong flag or missing data leaves no trace of it.
+    // That folder is made ready last: a wrong flag, missing data or too small a GPU leaves no trace of it.
 
     let started = Instant::now();
     let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
@@ -39,17 +40,22 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let data_time = started.elapsed();
 
     let set_up = Instant::now();
-    let config = config(args, resumed.as_ref(), &data)?;
+    let config = config(&args.settings, args.resume.as_deref().zip(resumed.as_ref()), &data)?;
     let state = match resumed {
         Some(checkpoint) => checkpoint.state,
         None => State::new(init::parameters(config.model.dims, config.init, config.seed)),
     };
-    let plan = plan(args, &config, save, state.step)?;
+    let steps = steps(&args.settings, &config, state.step)?;
+    let plan =
+        Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every };
+    let mut engine = device.engine(config.model, config.adam, data.clone())?;
+    engine.set_state(&state)?;
+    if state.step < plan.steps {
+        engine.prepare(config.batch_size)?;
+    }
     if let Some(folder) = &plan.save {
         Checkpoint::prepare(folder)?;
     }
-    let mut engine = device.engine(config.model, config.adam, data.clone())?;
-    engine.set_state(&state)?;
     let set_up_time = set_up.elapsed();
 
     let mut report = Report { args, progress: &progress };
@@ -75,8 +81,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 }
 
 /// What the flags say, else the checkpoint, else the defaults.
-fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Result<Config> {
-    let before = resumed.map(|checkpoint| &checkpoint.config);
+pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: &Dataset) -> Result<Config> {
+    let before = resumed.map(|(_, checkpoint)| &checkpoint.config);
     let fresh = Config::new(data, args.hidden.unwrap_or(DEFAULT_HIDDEN));
     let mut config = before.cloned().unwrap_or_else(|| fresh.clone());
     (config.data, config.train_sequences) = (fresh.data, fresh.train_sequences);
@@ -109,7 +115,7 @@ fn config(args: &TrainArgs, resumed: Option<&Checkpoint>, data: &Dataset) -> Res
             "give a smaller one",
         ));
     }
-    if let (Some(before), Some(folder)) = (before, &args.resume) {
+    if let Some((folder, Checkpoint { config: before, .. })) = resumed {
         // The learning rate and the clip may change on the way; whatever else differs would be another run.
         let mut same = config.clone();
         same.adam = before.adam;
@@ -148,7 +154,8 @@ fn brief(config: &Config) -> String {
     )
 }
 
-fn plan(args: &TrainArgs, config: &Config, save: Option<std::path::PathBuf>, done: u64) -> Result<Plan> {
+/// Steps to train in all, of which `done` are done.
+pub fn steps(args: &SettingsArgs, config: &Config, done: u64) -> Result<u64> {
     let steps = match args.epochs {
         Some(epochs) => (epochs * config.train_sequences as u64).div_ceil(config.batch_size as u64),
         None => args.steps.unwrap_or(DEFAULT_STEPS),
@@ -158,16 +165,22 @@ fn plan(args: &TrainArgs, config: &Config, save: Option<std::path::PathBuf>, don
         let found = format!("that makes {steps} steps in all, and the checkpoint has done {done} already");
         return Err(Error::usage(flag, found, "ask for more in all"));
     }
-    Ok(Plan { steps, log_every: args.log_every, eval_every: args.eval_every, save, save_every: args.save_every })
+    Ok(steps)
 }
 
-fn interruptible() -> Result<()> {
+/// Lets Ctrl-C be seen by [`interrupted`]; a second one ends the program.
+pub fn interruptible() -> Result<()> {
     let handler = || {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
     };
     ctrlc::set_handler(handler).map_err(|e| Error::Failed(format!("cannot watch for Ctrl-C: {e}; try again")))
+}
+
+/// Whether the user wishes to stop.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 struct Times {
@@ -318,6 +331,6 @@ impl Observer for Report<'_> {
     }
 
     fn stop(&self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
+        interrupted()
     }
 }

@@ -75,7 +75,15 @@ fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
     match args.engine {
         EngineName::Reference => Ok(Box::new(ReferenceEngine::<f64>::new(model, adam, data))),
         EngineName::Cpu => on(Device::Cpu),
-        EngineName::Cuda => on(Device::Cuda(0)),
+        EngineName::Cuda => on(Device::Cuda(0)).map_err(|error| match error {
+            // The flags of the other commands are none of this one's.
+            Error::Device { device, found, remedy } => Error::Device {
+                device: device.replace("--device cuda:0", "--engine cuda"),
+                found,
+                remedy: remedy.replace("--device", "--engine"),
+            },
+            other => other,
+        }),
         EngineName::Emulator => emulator(model, adam, data),
     }
 }

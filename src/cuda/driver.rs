@@ -22,9 +22,57 @@ const OLDEST_DRIVER: i32 = 11_040;
 /// The oldest GPUs that NVRTC 13 compiles for: Turing.
 const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
 
+/// The driver's library, as NVIDIA installs it.
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
 /// What to do where no GPU can be used.
 const NO_GPU: &str = "use --device cpu, or install NVIDIA's driver";
 const KNOWS_NO_GPU: &str = "the driver is there, but it knows no GPU";
+
+/// Every call of the driver that is made here: one that is not there must be told before, for cudarc panics at it. The
+/// youngest, `cuGraphInstantiateWithFlags`, came with CUDA 11.4.
+pub const CALLS: [&str; 40] = [
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphUpload",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemAlloc_v2",
+    "cuMemFreeAsync",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
 
 /// A GPU that the driver knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,17 +120,49 @@ pub fn knows_no_gpu(error: &Error) -> bool {
 pub fn version() -> Result<u32> {
     // SAFETY: opens the library and looks for nothing in it.
     if !unsafe { sys::is_culib_present() } {
-        return Err(no_gpu("cuda", "there is no NVIDIA driver: libcuda was not found", NO_GPU));
+        return Err(no_gpu("cuda", without_library(), NO_GPU));
+    }
+    let missing = CALLS.into_iter().filter(|call| !has(call)).collect::<Vec<_>>();
+    if missing.iter().any(|call| ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"].contains(call)) {
+        return Err(incomplete(missing[0]));
     }
     let mut version = 0;
-    // SAFETY: the library is there; the call writes one int.
+    // SAFETY: the library and the call are there; the call writes one int.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| failed("cuda", "ask for the version", e))?;
     if version < OLDEST_DRIVER {
-        let found = format!("the driver is for CUDA {}, too old", dotted(version as u32));
-        let remedy = format!("install one for CUDA {} or newer, or use --device cpu", dotted(OLDEST_DRIVER as u32));
-        return Err(no_gpu("cuda", found, remedy));
+        return Err(no_gpu("cuda", format!("the driver is for CUDA {}, too old", dotted(version as u32)), newer()));
     }
-    Ok(version as u32)
+    match missing.first() {
+        Some(call) => Err(incomplete(call)),
+        None => Ok(version as u32),
+    }
+}
+
+/// Whether the driver's library, which must be there, has this call.
+fn has(call: &str) -> bool {
+    // SAFETY: the symbol is looked for and not used.
+    unsafe { sys::culib().get::<*const ()>(call.as_bytes()) }.is_ok()
+}
+
+fn incomplete(call: &str) -> Error {
+    no_gpu("cuda", format!("the driver has no {call}: it is too old, or not NVIDIA's"), newer())
+}
+
+fn newer() -> String {
+    format!("install one for CUDA {} or newer, or use --device cpu", dotted(OLDEST_DRIVER as u32))
+}
+
+/// What is wrong where there is no library: containers often have an empty file in its place.
+fn without_library() -> String {
+    // SAFETY: opens the library and looks for nothing in it.
+    let error = unsafe { libloading::Library::new(LIBRARY) }.err();
+    // What the system says stands behind what libloading says.
+    match error.as_ref().and_then(|error| std::error::Error::source(error)).map(|error| error.to_string()) {
+        Some(error) if !(error.contains(LIBRARY) && error.contains("No such file")) => {
+            format!("the NVIDIA driver cannot be opened: {}", error.lines().next().unwrap_or_default())
+        }
+        _ => "there is no NVIDIA driver: libcuda was not found".into(),
+    }
 }
 
 /// (13, 0) of 13000.
@@ -157,10 +237,9 @@ fn failed(device: &str, action: &str, error: DriverError) -> Error {
 
 /// What the driver said: `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
 fn told(error: DriverError) -> String {
-    let text = |name: Result<&CStr, DriverError>| {
-        name.map_or_else(|_| "an error without a name".into(), |name| name.to_string_lossy().into_owned())
-    };
-    format!("{} ({})", text(error.error_name()), text(error.error_string()))
+    let text = |name: Result<&CStr, DriverError>| name.map(|name| name.to_string_lossy().into_owned());
+    let name = text(error.error_name()).unwrap_or_else(|_| format!("code {}", error.0 as u32));
+    format!("{name} ({})", text(error.error_string()).as_deref().unwrap_or("which the driver does not explain"))
 }
 
 /// Hands the kernels to the driver. One that is too old for machine code of this NVRTC gets the kept PTX instead.
@@ -171,6 +250,7 @@ fn load(context: &Arc<CudaContext>, gpu: &Gpu, program: Program) -> Result<(Arc<
     };
     let error = match context.load_module(image(&program.code)) {
         Ok(module) => return Ok((module, program)),
+        Err(error) if !is_rejection(error) => return Err(failed(&named(gpu.ordinal), "load the kernels", error)),
         Err(error) => error,
     };
     let rejected = || program.rejected(version().ok().map(pair), &told(error));
@@ -184,6 +264,20 @@ fn load(context: &Arc<CudaContext>, gpu: &Gpu, program: Program) -> Result<(Arc<
         Ok(module) => Ok((module, kept)),
         Err(_) => Err(rejected()),
     }
+}
+
+/// Whether the driver says that the code is not for it: another may be.
+fn is_rejection(error: DriverError) -> bool {
+    matches!(
+        error.0,
+        CUresult::CUDA_ERROR_INVALID_IMAGE
+            | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUresult::CUDA_ERROR_INVALID_PTX
+            | CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | CUresult::CUDA_ERROR_JIT_COMPILATION_DISABLED
+            | CUresult::CUDA_ERROR_INVALID_SOURCE
+    )
 }
 
 /// A real GPU.
@@ -208,7 +302,11 @@ impl Driver {
         let mut gpus = gpus()?;
         if ordinal >= gpus.len() {
             let found = format!("there is no such GPU: the driver knows {}", gpus.len());
-            return Err(no_gpu(&device, found, format!("choose one of cuda:0 to cuda:{}", gpus.len() - 1)));
+            let remedy = match gpus.len() {
+                1 => "choose cuda:0".into(),
+                count => format!("choose one of cuda:0 to cuda:{}", count - 1),
+            };
+            return Err(no_gpu(&device, found, remedy));
         }
         let gpu = gpus.swap_remove(ordinal);
         if gpu.capability < OLDEST_CAPABILITY {
@@ -217,12 +315,13 @@ impl Driver {
             let remedy = format!("use --device cpu, or a GPU of {oldest}.{oldest_minor} or newer");
             return Err(no_gpu(&device, found, remedy));
         }
-        let program = Program::load(&gpu.architecture(), use_cache)?;
         let context = CudaContext::new(ordinal).map_err(|e| failed(&device, "start the GPU", e))?;
         // SAFETY: one stream does all the work, so nothing needs events to be in order; and each event that is tracked
         // would be one more call of the driver for each argument of each launch.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(|e| failed(&device, "start a stream", e))?;
+        // Compiled only for a GPU that can be had.
+        let program = Program::load(&gpu.architecture(), use_cache)?;
         let (module, program) = load(&context, &gpu, program)?;
         let mut functions = HashMap::new();
         for name in sources::names() {

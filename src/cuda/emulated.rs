@@ -129,7 +129,8 @@ impl Device for Emulated {
 
     #[allow(unsafe_code)]
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let shape = Shape { grid: launch.grid, block: launch.block, dynamic_shared: launch.shared };
+        let Launch { grid, block, cluster, shared, .. } = *launch;
+        let shape = Shape { grid, block, cluster, dynamic_shared: shared };
         let args = launch.args.iter().map(argument).collect();
         let launch = Recorded { kernel: launch.kernel, shape, args };
         match &mut *self.recording.borrow_mut() {

@@ -204,8 +204,7 @@ impl<D: Device> CudaEngine<D> {
             return Ok(());
         }
         self.training = None;
-        let data = gather::bytes(&self.data.train);
-        self.check_room(batch, data)?;
+        self.check_room(batch)?;
         self.load(Split::Train)?;
         let mut training = Training::new(&self.device, self.model, &self.adam, batch)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
@@ -216,21 +215,33 @@ impl<D: Device> CudaEngine<D> {
         Ok(())
     }
 
-    /// Bytes on the device that training with such batches takes, the model and the data not counted.
+    /// Bytes on the device that training with such batches takes, and scoring on the way and at the end; the model and the
+    /// data are not counted.
     fn training_bytes(&self, batch: usize) -> Result<u64> {
-        Estimate::of(|estimate| Training::new(estimate, self.model, &self.adam, batch))
+        let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
+        Estimate::of(|estimate| {
+            Training::new(estimate, self.model, &self.adam, batch)?;
+            Scoring::new(estimate, self.model.dims, at_once)
+        })
+    }
+
+    /// Bytes of the splits that are not on the device yet.
+    fn data_bytes(&self) -> u64 {
+        let is_missing = |split: &Split| self.splits[*split as usize].is_none();
+        let splits = [Split::Train, Split::Validation, Split::Test].into_iter().filter(is_missing);
+        splits.map(|split| gather::bytes(self.data.split(split))).sum()
     }
 
     /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
-    fn check_room(&self, batch: usize, data: u64) -> Result<()> {
+    fn check_room(&self, batch: usize) -> Result<()> {
         let Dims { t, i, h, k, .. } = self.model.dims;
         let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
         let free = self.device.free_bytes()?;
         // Contexts, code and fragments of memory take their part.
-        let room = free.map(|free| (free - free / 20).saturating_sub(data));
+        let room = free.map(|free| (free - free / 20).saturating_sub(self.data_bytes()));
+        let is_counted = |batch: usize| batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
         let fits = |batch: usize| -> Result<bool> {
-            let counted = batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
-            Ok(counted && (room.is_none() || room >= Some(self.training_bytes(batch)?)))
+            Ok(is_counted(batch) && (room.is_none() || room >= Some(self.training_bytes(batch)?)))
         };
         if fits(batch)? {
             return Ok(());
@@ -241,11 +252,14 @@ impl<D: Device> CudaEngine<D> {
             *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
         }
         let found = match room {
-            Some(room) => format!(
-                "the GPU has room for {:.2} GB of buffers beside the data, which is too little for such batches",
-                room as f64 / 1e9
-            ),
-            None => "that is more than a GPU's kernels count".into(),
+            Some(room) if is_counted(batch) => {
+                let (room, unit) =
+                    if room < 1_000_000_000 { (room as f64 / 1e6, "MB") } else { (room as f64 / 1e9, "GB") };
+                format!(
+                    "the GPU has room for {room:.1} {unit} of buffers beside the data, which is too little for such batches"
+                )
+            }
+            _ => "that is more than a GPU's kernels count".into(),
         };
         let remedy = match good {
             0 => "choose a smaller model, or --device cpu".into(),
@@ -320,6 +334,10 @@ impl<D: Device> Engine for CudaEngine<D> {
         self.weights.upload(&self.device, state)?;
         (self.step, self.folded) = (state.step, false);
         Ok(())
+    }
+
+    fn prepare(&mut self, batch_size: usize) -> Result<()> {
+        self.prepare_training(batch_size)
     }
 
     fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {

@@ -199,6 +199,9 @@ mod tests {
         let (one, two) = (folder.path().join("libnvrtc.so.12"), folder.path().join("libnvrtc.so.13"));
         touch(&one);
         touch(&two);
+        let set_time = |time| fs::File::options().write(true).open(&one).unwrap().set_modified(time).unwrap();
+        // So that they differ in nothing but their place.
+        set_time(fs::metadata(&two).unwrap().modified().unwrap());
         let of = |libraries: &[&PathBuf]| {
             let libraries = libraries.iter().map(|&library| library.clone()).collect();
             Search { libraries, places: Vec::new() }.identity()
@@ -211,7 +214,7 @@ mod tests {
         let longer = of(&[&one]);
         assert_ne!(longer.split(' ').nth(1), first.split(' ').nth(1));
         let later = fs::metadata(&one).unwrap().modified().unwrap() + std::time::Duration::from_micros(1);
-        fs::File::options().write(true).open(&one).unwrap().set_modified(later).unwrap();
+        set_time(later);
         assert_ne!(of(&[&one]), longer);
         fs::remove_file(&one).unwrap();
         assert_ne!(of(&[&one]), first, "a library that is gone");

@@ -157,8 +157,8 @@ impl Program {
             Code::Cubin(_) => (format!("the machine code of {}", self.compiler), self.remedy_for_cubin(driver)),
         };
         Error::Device {
-            device: "the NVIDIA driver".into(),
-            found: format!("it{named} does not take {what}: {error}"),
+            device: "cuda".into(),
+            found: format!("the NVIDIA driver{named} does not take {what}: {error}"),
             remedy,
         }
     }
@@ -179,7 +179,7 @@ impl Program {
 fn remedy_for_ptx(driver: Option<(u32, u32)>) -> String {
     match driver.filter(|&driver| driver < OLDEST_CUDA) {
         Some(_) => format!("update the driver to {OLDEST_DRIVER} or newer"),
-        None => format!("update the driver, or have machine code made instead: {}", nvrtc::REMEDY),
+        None => format!("update the driver, or have NVRTC make machine code: {}", nvrtc::REMEDY),
     }
 }
 
@@ -263,7 +263,7 @@ mod tests {
         for (program, driver, parts) in [
             (&kept, Some((11, 1)), ["CUDA 11.1, does", "PTX 7.2", "update the driver to 460"]),
             (&kept, Some((11, 2)), ["CUDA 11.2, does", "PTX 7.2", "pip install nvidia-cuda-nvrtc"]),
-            (&kept, None, ["it does not take", "NVRTC 13.0.88", "pip install nvidia-cuda-nvrtc"]),
+            (&kept, None, ["the NVIDIA driver does not take", "NVRTC 13.0.88", "pip install nvidia-cuda-nvrtc"]),
             (&cubin, Some((12, 4)), ["machine code of NVRTC 13.0: ", "one for CUDA 13", "NVRTC of CUDA 12"]),
             (&cubin, Some((13, 0)), ["machine code of NVRTC 13.0: ", "--no-cache", "update the driver"]),
             (&cubin, None, ["machine code of NVRTC 13.0: ", "--no-cache", "update the driver"]),

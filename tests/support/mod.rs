@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod models;
+#[cfg(target_os = "linux")]
+pub mod stub;
 
 use fused_lstm::data::{Sequences, Values, synthetic};
 use serde_json::Value;
@@ -205,4 +207,10 @@ impl Run {
         assert_eq!(events.len(), 1, "{name}: {self:#?}");
         events.remove(0)
     }
+}
+
+/// Seconds that this thread was ready to run and did not, for want of a free core; 0 where the system does not tell.
+pub fn waited_so_far() -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').nth(1).and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }

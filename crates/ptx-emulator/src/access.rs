@@ -2,13 +2,17 @@
 //! shadow are checked for whole runs of lanes.
 
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
-use crate::exec::{ALL, Found, LANES, Machine, Warp, find, lanes};
+use crate::exec::{ALL, Found, LANES, Machine, Warp, blend, find, lanes};
 use crate::memory::locate;
 use crate::op::*;
-use crate::order::{MANY, SEGMENT, Stamp};
+use crate::order::{FLAG, MANY, SEGMENT, Stamp};
+use crate::registers::Pattern;
 use crate::report::{Finding, Kind};
-use crate::shadow::{Clash, Run, Touch};
+use crate::shadow::{Clash, IN_FLIGHT, Run, Touch};
 use crate::value;
+
+/// The first half of the lanes.
+const LOW_HALF: u32 = 0xffff;
 
 /// The lanes' addresses, and how many bytes each accesses there.
 struct Aim {
@@ -16,17 +20,26 @@ struct Aim {
     bytes: usize,
 }
 
-/// A run before it is known to lie in a memory: its first address.
+/// What is asked of the lanes' addresses while they are still in their register.
+struct Form {
+    /// What is added to the register.
+    offset: u64,
+    bytes: usize,
+    reads: bool,
+}
+
+/// A run before it is known to lie in a memory: its first address, and how far it is from lane to lane.
 #[derive(Clone, Copy)]
 struct Stretch {
     address: u64,
+    step: u64,
     first: u32,
     count: u32,
     mask: u32,
 }
 
 /// Where a checked run lies: the memory and the byte of it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Spot {
     pub space: Space,
     /// Number of the buffer.
@@ -58,64 +71,71 @@ impl Aim {
     fn new(warp: &Warp, access: &Access) -> Aim {
         Aim { addresses: addresses(warp, access.address), bytes: access.size as usize * access.count as usize }
     }
+}
 
-    /// Whether `count` lanes from `first` on are evenly spaced, and how far.
+impl Form {
     #[inline(always)]
-    fn spacing<const COUNT: usize>(&self, first: usize) -> Option<u64> {
-        let (start, step) = (self.addresses[first], self.addresses[first + 1].wrapping_sub(self.addresses[first]));
-        let mut off = 0;
-        for n in 0..COUNT {
-            off |= self.addresses[first + n] ^ start.wrapping_add(step.wrapping_mul(n as u64));
+    fn new(access: &Access, reads: bool) -> Form {
+        let offset = i64::from(access.address.offset) as u64;
+        Form { offset, bytes: access.size as usize * access.count as usize, reads }
+    }
+
+    /// The one or two stretches that do for a usual access.
+    #[inline(always)]
+    fn usual(&self, warp: &mut Warp, access: &Access, active: u32) -> [Option<Stretch>; 2] {
+        let Slot::D(d) = access.address.base else { return [None; 2] };
+        match warp.d.pattern(d as usize) {
+            Pattern::Even(start, step) => [self.even(start, step, active), None],
+            Pattern::Halves([low, high]) if active == ALL => {
+                let low = self.even(low.0, low.1, LOW_HALF);
+                let high = self.even(high.0.wrapping_sub(high.1 << 4), high.1, !LOW_HALF);
+                if high.is_some() && low.is_some() { [low, high] } else { [None; 2] }
+            }
+            _ => [None; 2],
         }
-        (off == 0).then_some(step)
     }
 
-    /// `COUNT` lanes as one stretch: one place that all of them read, or neighbouring places.
+    /// The stretch of some lanes where lane 0 would have the address `start`, before the offset.
     #[inline(always)]
-    fn stretch<const COUNT: usize>(&self, first: usize, reads: bool) -> Option<Stretch> {
-        let step = self.spacing::<COUNT>(first)?;
-        let count = match step {
-            0 if reads => 1,
-            step if step == self.bytes as u64 => COUNT as u32,
-            _ => return None,
-        };
-        let mask = (u64::from(ALL) >> (LANES - COUNT) << first) as u32;
-        Some(Stretch { address: self.addresses[first], first: first as u32, count, mask })
+    fn even(&self, start: u64, step: u64, mask: u32) -> Option<Stretch> {
+        let (first, lanes) = (mask.trailing_zeros(), mask.count_ones());
+        let address = start.wrapping_add(self.offset);
+        if lanes == 1 || (step == 0 && self.reads) {
+            let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+            return Some(Stretch { address, step: self.bytes as u64, first, count: 1, mask });
+        }
+        if !is_spacing(step, self.bytes) || mask >> first != ALL >> (LANES as u32 - lanes) {
+            return None;
+        }
+        let address = address.wrapping_add(step.wrapping_mul(u64::from(first)));
+        Some(Stretch { address, step, first, count: lanes, mask })
     }
+}
 
-    /// The next stretch of the lanes that are left. The usual ones of all lanes and of half a warp are tried first.
-    #[inline(always)]
-    fn next(&self, rest: u32, active: u32, reads: bool) -> Stretch {
-        let usual = if rest == ALL {
-            self.stretch::<LANES>(0, reads).or_else(|| self.stretch::<16>(0, reads))
-        } else if rest == ALL << 16 && active == ALL {
-            self.stretch::<16>(16, reads)
-        } else if reads && rest == active {
-            self.same(active)
-        } else {
-            None
-        };
-        usual.unwrap_or_else(|| self.scan(rest))
-    }
+/// Whether lanes so far apart neither overlap nor differ in their alignment.
+#[inline(always)]
+fn is_spacing(step: u64, bytes: usize) -> bool {
+    let bytes = bytes as u64;
+    step >= bytes && step < 1 << 32 && step & (bytes - 1) == 0
+}
 
-    /// Neighbouring places of neighbouring lanes, from the lowest lane of a mask on.
+impl Aim {
+    /// Evenly spaced places of neighbouring lanes, from the lowest lane of a mask on.
     fn scan(&self, mask: u32) -> Stretch {
         let first = mask.trailing_zeros();
         let address = self.addresses[first as usize];
-        let bytes = self.bytes as u64;
-        let follows = |n: &u32| {
-            let lane = first + n;
-            mask >> lane & 1 == 1 && self.addresses[lane as usize] == address.wrapping_add(bytes * u64::from(*n))
-        };
-        let count = 1 + (1..32 - first).take_while(follows).count() as u32;
-        Stretch { address, first, count, mask: ALL >> (32 - count) << first }
-    }
-
-    fn same(&self, mask: u32) -> Option<Stretch> {
-        let first = mask.trailing_zeros();
-        let address = self.addresses[first as usize];
-        let same = lanes(mask).all(|lane| self.addresses[lane] == address);
-        same.then_some(Stretch { address, first, count: 1, mask })
+        let has = |lane: u32| lane < LANES as u32 && mask >> lane & 1 == 1;
+        let next = if has(first + 1) { self.addresses[first as usize + 1].wrapping_sub(address) } else { 0 };
+        if !is_spacing(next, self.bytes) {
+            return Stretch { address, step: self.bytes as u64, first, count: 1, mask: 1 << first };
+        }
+        let mut count = 2;
+        while has(first + count)
+            && self.addresses[(first + count) as usize] == address.wrapping_add(next.wrapping_mul(u64::from(count)))
+        {
+            count += 1;
+        }
+        Stretch { address, step: next, first, count, mask: ALL >> (LANES as u32 - count) << first }
     }
 }
 
@@ -135,10 +155,21 @@ fn space_of(space: Space, address: u64) -> (Space, u64) {
 impl Machine<'_> {
     #[inline(always)]
     pub fn load(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let mut rest = active;
+        let usual = Form::new(access, true).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.load_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.load_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn load_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(rest, active, true);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.load_stretch(warp, access, &stretch)?;
         }
@@ -159,12 +190,17 @@ impl Machine<'_> {
         if let (4, 1, Slot::R(d)) = (access.size, access.count, access.slots[0]) {
             let out = &mut warp.r[d as usize];
             let data = &data[spot.start..spot.start + run.length()];
-            if run.count == 1 {
-                let value = word(data);
-                if run.mask == ALL { *out = [value; LANES] } else { lanes(run.mask).for_each(|lane| out[lane] = value) }
-            } else {
-                let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                out.iter_mut().zip(data.chunks_exact(4)).for_each(|(out, bytes)| *out = word(bytes));
+            match (run.count, run.mask) {
+                (1, ALL) => *out = [word(data); LANES],
+                (1, mask) => blend(out, &[word(data); LANES], mask),
+                _ if run.is_spaced() => {
+                    let out = &mut out[run.first as usize..(run.first + run.count) as usize];
+                    for (out, bytes) in out.iter_mut().zip(data.chunks(run.step)) {
+                        *out = word(bytes);
+                    }
+                }
+                (32, _) => words(out, data),
+                _ => words(&mut out[run.first as usize..(run.first + run.count) as usize], data),
             }
             return Ok(());
         }
@@ -172,7 +208,7 @@ impl Machine<'_> {
         for lane in lanes(run.mask) {
             let values = read_elements(self.data(warp, spot, lane), at, access);
             set_elements(warp, lane, access, &values);
-            at += if run.count == 1 { 0 } else { bytes };
+            at += if run.count == 1 { 0 } else { run.step };
         }
         Ok(())
     }
@@ -182,7 +218,7 @@ impl Machine<'_> {
     #[inline(never)]
     fn load_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
         let bytes = access.size as usize * access.count as usize;
-        for (lane, address) in stretch.lanes(bytes) {
+        for (lane, address) in stretch.lanes() {
             let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Read)?;
             let values = read_elements(self.data(warp, spot, lane), spot.start, access);
             set_elements(warp, lane, access, &values);
@@ -192,10 +228,21 @@ impl Machine<'_> {
 
     #[inline(always)]
     pub fn store(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
-        let aim = Aim::new(warp, access);
-        let mut rest = active;
+        let usual = Form::new(access, false).usual(warp, access, active);
+        if usual[0].is_none() {
+            return self.store_scattered(warp, access, active);
+        }
+        for stretch in usual.iter().flatten() {
+            self.store_stretch(warp, access, stretch)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn store_scattered(&mut self, warp: &mut Warp, access: &Access, active: u32) -> Found<()> {
+        let (aim, mut rest) = (Aim::new(warp, access), active);
         while rest != 0 {
-            let stretch = aim.next(rest, active, false);
+            let stretch = aim.scan(rest);
             rest &= !stretch.mask;
             self.store_stretch(warp, access, &stretch)?;
         }
@@ -213,21 +260,29 @@ impl Machine<'_> {
         };
         self.sanitize(warp, spot, &run, Touch::Write)?;
         if let (4, 1, Slot::R(a)) = (access.size, access.count, access.slots[0]) {
+            let values = &warp.r[a as usize][run.first as usize..(run.first + run.count) as usize];
             let end = spot.start + run.length();
             let data = match spot.space {
                 Space::Shared => &mut self.shared[spot.start..end],
                 _ => {
                     let buffer = &mut self.memory.buffers[spot.number];
-                    buffer.written[spot.start..end].fill(true);
+                    mark_written(&mut buffer.written[spot.start..end], &run);
                     &mut buffer.data[spot.start..end]
                 }
             };
-            let values = &warp.r[a as usize][run.first as usize..(run.first + run.count) as usize];
-            data.chunks_exact_mut(4).zip(values).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            if run.is_spaced() {
+                for (out, value) in data.chunks_mut(run.step).zip(values) {
+                    out[..4].copy_from_slice(&value.to_le_bytes());
+                }
+            } else {
+                for (out, value) in data.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *out = value.to_le_bytes();
+                }
+            }
             return Ok(());
         }
         for (n, lane) in lanes(run.mask).enumerate() {
-            self.store_elements(warp, access, lane, Spot { start: spot.start + n * bytes, ..spot });
+            self.store_elements(warp, access, lane, Spot { start: spot.start + n * run.step, ..spot });
         }
         Ok(())
     }
@@ -236,7 +291,7 @@ impl Machine<'_> {
     #[inline(never)]
     fn store_lanes(&mut self, warp: &mut Warp, access: &Access, stretch: &Stretch) -> Found<()> {
         let bytes = access.size as usize * access.count as usize;
-        for (lane, address) in stretch.lanes(bytes) {
+        for (lane, address) in stretch.lanes() {
             let spot = self.check(warp, lane, (access.space, address), bytes, Touch::Write)?;
             self.store_elements(warp, access, lane, spot);
         }
@@ -292,13 +347,13 @@ impl Machine<'_> {
             Space::Shared => self.shared.len(),
             _ => return None,
         };
-        let Stretch { first, count, mask, .. } = *stretch;
-        let end = (offset as u64).checked_add((bytes * count as usize) as u64)?;
+        let Stretch { step, first, count, mask, .. } = *stretch;
+        let end = (offset as u64).checked_add(step * u64::from(count - 1) + bytes as u64)?;
         if address & (bytes as u64 - 1) != 0 || offset < 0 || end > length as u64 {
             return None;
         }
         let start = offset as usize;
-        Some((Spot { space, number, start }, Run { start, bytes, first, count, mask }))
+        Some((Spot { space, number, start }, Run { start, bytes, step: step as usize, first, count, mask }))
     }
 
     /// Checks an access of one lane, and gives its place.
@@ -317,19 +372,36 @@ impl Machine<'_> {
 
     /// The place that one lane's address means: aligned, and within a memory.
     pub fn place(&self, lane: usize, (space, address): (Space, u64), bytes: usize) -> Found<Spot> {
-        let (space, address) = space_of(space, address);
+        let named = space;
+        let (mut space, mut address) = space_of(named, address);
         if address & (bytes as u64 - 1) != 0 {
             return find(Kind::Misaligned, lane, format!("{bytes} bytes at address {address:#x}"));
         }
-        let (number, offset) = if space == Space::Global { locate(address) } else { (0, address as i64) };
+        let mut peer = None;
+        if space == Space::Cluster || (space == Space::Shared && named == Space::Generic) {
+            (peer, address) = self.cluster.split(address);
+            space = if peer.is_some() { Space::Cluster } else { Space::Shared };
+        }
+        let (number, offset) = match peer {
+            Some(rank) => (rank, address as i64),
+            None if space == Space::Global => locate(address),
+            None => (0, address as i64),
+        };
         let length = match space {
             Space::Global => self.memory.buffers.get(number).map_or(0, |buffer| buffer.data.len()),
             Space::Shared => self.shared.len(),
+            Space::Cluster => self.cluster.peers.get(number).map_or(0, |peer| peer.shared.len()),
             _ => self.kernel.local as usize,
         };
         if offset < 0 || (offset as u64).saturating_add(bytes as u64) > length as u64 {
-            let whose = self.memory_name(space, number);
+            let whose = self.memory_name(Spot { space, number, start: 0 });
             return find(Kind::OutOfBounds, lane, format!("{bytes} bytes at {offset} of {whose}, which has {length}"));
+        }
+        if space == Space::Cluster && self.cluster.is_gone(number) {
+            let detail = format!(
+                "{bytes} bytes at {offset} of shared memory of block {number} of the cluster, which has exited"
+            );
+            return find(Kind::BlockAbsent, lane, detail);
         }
         Ok(Spot { space, number, start: offset as usize })
     }
@@ -348,9 +420,11 @@ impl Machine<'_> {
         Ok(&self.bytes(spot)[spot.start..spot.start + bytes])
     }
 
-    fn memory_name(&self, space: Space, number: usize) -> String {
-        match (space, self.memory.buffers.get(number)) {
+    /// What a report calls the memory of a spot.
+    pub fn memory_name(&self, spot: Spot) -> String {
+        match (spot.space, self.memory.buffers.get(spot.number)) {
             (Space::Shared, _) => "shared memory".to_string(),
+            (Space::Cluster, _) => format!("shared memory of block {} of the cluster", spot.number),
             (Space::Global, Some(buffer)) => buffer.name.clone(),
             (Space::Global, None) => "no buffer".to_string(),
             _ => "local memory".to_string(),
@@ -359,7 +433,7 @@ impl Machine<'_> {
 
     /// Checks a run against what the sanitizer knows, and notes it.
     #[inline(always)]
-    fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+    pub fn sanitize(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
         if !self.sanitize {
             return Ok(());
         }
@@ -368,15 +442,16 @@ impl Machine<'_> {
             Space::Global => {
                 let buffer = &mut self.memory.buffers[spot.number];
                 let written = &buffer.written[run.start..run.start + run.length()];
-                if reads && !written.iter().fold(true, |all, written| all & written) {
-                    let unwritten = written.iter().position(|written| !written).unwrap_or(0) / run.bytes;
-                    let lane = if run.count == 1 { run.mask.trailing_zeros() } else { run.first + unwritten as u32 };
-                    Err(Clash::Unwritten { lane })
+                if reads && let Some(n) = first_unwritten(written, run) {
+                    Err(Clash::Unwritten {
+                        lane: if run.count == 1 { run.mask.trailing_zeros() } else { run.first + n },
+                    })
                 } else {
                     buffer.shadow.touch(run, touch, &mut warp.order, &mut self.history)
                 }
             }
             Space::Shared => self.shared_shadow.touch(run, touch, &mut warp.order, &mut self.history),
+            Space::Cluster => return self.sanitize_peer(warp, spot, run, touch),
             _ => {
                 let start = run.first as usize * self.kernel.local as usize + run.start;
                 let written = &warp.local_written[start..start + run.bytes];
@@ -386,13 +461,22 @@ impl Machine<'_> {
         result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
     }
 
+    /// The same in the shared memory of another block.
+    #[inline(never)]
+    fn sanitize_peer(&mut self, warp: &mut Warp, spot: Spot, run: &Run, touch: Touch) -> Found<()> {
+        self.visit(warp, spot.number, run.mask.trailing_zeros())?;
+        let shadow = &mut self.cluster.peers[spot.number].shadow;
+        let result = shadow.touch_from_outside(run, touch, &mut warp.order, &mut self.history);
+        result.map_err(|clash| self.clash(warp, spot, run, touch, clash))
+    }
+
     /// The words for a clash.
     #[cold]
     fn clash(&self, warp: &Warp, spot: Spot, run: &Run, touch: Touch, clash: Clash) -> Finding {
-        let whose = self.memory_name(spot.space, spot.number);
+        let whose = self.memory_name(spot);
         let (Clash::Unwritten { lane } | Clash::Race { lane, .. }) = clash;
         let bytes = run.bytes;
-        let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * bytes };
+        let at = if run.count == 1 { run.start } else { run.start + (lane - run.first) as usize * run.step };
         let (kind, detail) = match clash {
             Clash::Unwritten { .. } => (Kind::Uninitialised, format!("{bytes} bytes at {at} of {whose}")),
             Clash::Race { earlier, touch: before, .. } => {
@@ -404,6 +488,9 @@ impl Machine<'_> {
     }
 
     fn describe(&self, warp: &Warp, earlier: Stamp) -> String {
+        if earlier & !FLAG == IN_FLIGHT {
+            return "a copy or store that is still under way".to_string();
+        }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
             return match segment.block.checked_sub(self.first_block) {
@@ -411,23 +498,27 @@ impl Machine<'_> {
                 None => "another block".to_string(),
             };
         }
-        let first = segment.warp * LANES as u32;
+        let (first, block) = self.threads_of(segment.warp);
         match earlier % SEGMENT {
-            MANY => format!("several of the threads {first} to {} of the block", first + LANES as u32 - 1),
-            lane => format!("thread {} of the block", first + lane),
+            MANY => format!("several of the threads {first} to {} of {block}", first + LANES as u32 - 1),
+            lane => format!("thread {} of {block}", first + lane),
         }
     }
 
     /// The memory of a spot, which is not local.
     #[inline(always)]
-    fn bytes(&self, spot: Spot) -> &[u8] {
-        if spot.space == Space::Global { &self.memory.buffers[spot.number].data } else { &self.shared }
+    pub fn bytes(&self, spot: Spot) -> &[u8] {
+        match spot.space {
+            Space::Global => &self.memory.buffers[spot.number].data,
+            Space::Cluster => &self.cluster.peers[spot.number].shared,
+            _ => &self.shared,
+        }
     }
 
     #[inline(always)]
     fn data<'m>(&'m self, warp: &'m Warp, spot: Spot, lane: usize) -> &'m [u8] {
         match spot.space {
-            Space::Global | Space::Shared => self.bytes(spot),
+            Space::Global | Space::Shared | Space::Cluster => self.bytes(spot),
             _ => &warp.local[lane * self.kernel.local as usize..],
         }
     }
@@ -444,6 +535,7 @@ impl Machine<'_> {
                 buffer.written[start..start + size].fill(true);
             }
             Space::Shared => self.shared[start..start + size].copy_from_slice(bytes),
+            Space::Cluster => self.cluster.peers[number].shared[start..start + size].copy_from_slice(bytes),
             _ => {
                 let start = lane * self.kernel.local as usize + start;
                 warp.local[start..start + size].copy_from_slice(bytes);
@@ -455,10 +547,35 @@ impl Machine<'_> {
 
 impl Stretch {
     /// The lanes and their addresses.
-    fn lanes(&self, bytes: usize) -> impl Iterator<Item = (usize, u64)> + use<> {
+    fn lanes(&self) -> impl Iterator<Item = (usize, u64)> + use<> {
         let Stretch { address, count, .. } = *self;
-        let step = if count == 1 { 0 } else { bytes as u64 };
+        let step = if count == 1 { 0 } else { self.step };
         lanes(self.mask).enumerate().map(move |(n, lane)| (lane, address.wrapping_add(n as u64 * step)))
+    }
+}
+
+/// The first place of a run that has an unwritten byte.
+#[inline(always)]
+fn first_unwritten(written: &[bool], run: &Run) -> Option<u32> {
+    if !run.is_spaced() && written.iter().fold(true, |all, written| all & written) {
+        return None;
+    }
+    written.chunks(run.step).position(|place| place[..run.bytes].contains(&false)).map(|n| n as u32)
+}
+
+fn mark_written(written: &mut [bool], run: &Run) {
+    if run.is_spaced() {
+        written.chunks_mut(run.step).for_each(|place| place[..run.bytes].fill(true));
+    } else {
+        written.fill(true);
+    }
+}
+
+/// Copies words from bytes.
+#[inline(always)]
+fn words(out: &mut [u32], data: &[u8]) {
+    for (out, bytes) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+        *out = u32::from_le_bytes(*bytes);
     }
 }
 

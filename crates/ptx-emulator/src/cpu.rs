@@ -9,8 +9,8 @@ use crate::report::Finding;
 /// Runs a warp for so many steps, or until it must wait.
 pub(crate) fn run(machine: &mut Machine<'_>, warp: &mut Warp, slice: u64) -> Result<Stop, Finding> {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the only demand of `run_wide` is that the processor has these two features, which the line above asks.
+    if has_wide() {
+        // SAFETY: the only demand of `run_wide` is that the processor has these features, which `has_wide` asks.
         #[allow(unsafe_code)]
         return unsafe { run_wide(machine, warp, slice) };
     }
@@ -18,7 +18,15 @@ pub(crate) fn run(machine: &mut Machine<'_>, warp: &mut Warp, slice: u64) -> Res
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+fn has_wide() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("popcnt")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,popcnt")]
 fn run_wide(machine: &mut Machine<'_>, warp: &mut Warp, slice: u64) -> Result<Stop, Finding> {
     machine.run::<true>(warp, slice)
 }

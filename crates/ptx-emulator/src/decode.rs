@@ -1,11 +1,14 @@
 //! Statements to operations. Here, and nowhere else, the full opcode decides what an instruction does: an opcode of
 //! which one part is not known is an error that names it.
 
+mod asynchronous;
+mod cluster;
 mod narrow;
 mod rare;
 mod tensor;
 
 use crate::names::{Names, Register, Symbol};
+use crate::narrow::Format;
 use crate::op::*;
 use crate::report::Error;
 use rare::rare;
@@ -91,7 +94,21 @@ fn literal(word: &str, negative: bool) -> Option<u64> {
     integer(word, negative)
 }
 
-const SPECIAL: [&str; 14] = [
+const SPECIAL: [&str; 28] = [
+    "%clusterid.x",
+    "%clusterid.y",
+    "%clusterid.z",
+    "%nclusterid.x",
+    "%nclusterid.y",
+    "%nclusterid.z",
+    "%cluster_ctaid.x",
+    "%cluster_ctaid.y",
+    "%cluster_ctaid.z",
+    "%cluster_nctaid.x",
+    "%cluster_nctaid.y",
+    "%cluster_nctaid.z",
+    "%cluster_ctarank",
+    "%cluster_nctarank",
     "%tid.x",
     "%tid.y",
     "%tid.z",
@@ -283,12 +300,18 @@ impl Decoder<'_, '_> {
     fn op(&mut self, parts: &[&str]) -> Decoded {
         // Families that read their own parts come first; then everything that is one line each.
         match parts[0] {
+            "st" if parts.get(1) == Some(&"async") => self.store_async(parts),
+            "barrier" if parts.get(1) == Some(&"cluster") => self.cluster_barrier(parts),
+            "mapa" | "getctarank" => self.cluster_address(parts),
+            "mbarrier" => self.mbarrier(parts),
+            "ld" | "st" if matches!(parts.get(1), Some(&("relaxed" | "acquire" | "release"))) => self.strong(parts),
             "ld" | "ldu" | "st" => self.memory(parts),
             "atom" | "red" => self.atomic(parts),
             "cvt" => self.convert(parts),
             "setp" => self.compare(parts),
             "cvta" => self.window(parts),
             "mov" => self.mov(parts),
+            "bar" | "barrier" if parts.contains(&"red") => self.barrier_reduce(parts),
             "bar" | "barrier" => self.barrier(parts),
             "shfl" => self.shuffle(parts),
             "vote" => self.vote(parts),
@@ -296,6 +319,7 @@ impl Decoder<'_, '_> {
                 self.control(parts)
             }
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
+            "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
@@ -677,7 +701,7 @@ impl Decoder<'_, '_> {
         };
         let start = match space {
             "global" | "const" => 0,
-            "shared" | "shared::cta" => SHARED_WINDOW,
+            "shared" | "shared::cta" | "shared::cluster" => SHARED_WINDOW,
             "local" => LOCAL_WINDOW,
             _ => return Ok(None),
         };
@@ -751,6 +775,7 @@ impl Decoder<'_, '_> {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
+                "shared::cluster" => space = Space::Cluster,
                 "local" => space = Space::Local,
                 "const" if load => space = Space::Global,
                 "param" | "param::entry" | "param::func" => param = true,
@@ -788,18 +813,28 @@ impl Decoder<'_, '_> {
     fn atomic(&mut self, parts: &[&str]) -> Decoded {
         let wants_old = parts[0] == "atom";
         let [_, qualifiers @ .., name, ty] = parts else { return Ok(None) };
-        let mut space = Space::Generic;
+        let (qualifiers, name) = match (qualifiers, *name) {
+            ([qualifiers @ .., name], "noftz") => (qualifiers, *name),
+            (qualifiers, name) => (qualifiers, name),
+        };
+        let (mut space, mut releases) = (Space::Generic, false);
         for qualifier in qualifiers {
             match *qualifier {
                 "global" => space = Space::Global,
                 "shared" | "shared::cta" => space = Space::Shared,
-                "relaxed" | "gpu" | "cta" | "sys" => {}
+                "shared::cluster" => space = Space::Cluster,
+                // Every atomic learns of what was released at its place, so that acquiring needs nothing more.
+                "cluster" | "relaxed" | "acquire" | "gpu" | "cta" | "sys" => {}
+                "release" | "acq_rel" => releases = true,
                 _ => return Ok(None),
             }
         }
-        let op = match (*name, *ty) {
+        let op = match (name, *ty) {
             ("add", "u32" | "s32" | "u64") => Atomic::Add,
             ("add", "f32") => Atomic::AddFloat,
+            ("add", "f64") => Atomic::AddDouble,
+            ("add", "f16x2") => Atomic::AddPair(Format::F16),
+            ("add", "bf16x2") => Atomic::AddPair(Format::Bf16),
             ("min", "s32" | "s64") => Atomic::MinSigned,
             ("min", "u32" | "u64") => Atomic::MinUnsigned,
             ("max", "s32" | "s64") => Atomic::MaxSigned,
@@ -825,23 +860,76 @@ impl Decoder<'_, '_> {
         let wants_old = wants_old && !ignored;
         let old = if wants_old { self.any_target(0)? } else { operand };
         let access = Access { space, size, signed: false, count: 1, slots: [old; 4], address: self.address(first)? };
-        Ok(Some(Op::Atomic { op, access: Box::new(access), operand, swap, wants_old }))
+        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap, wants_old };
+        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
+    }
+
+    /// `ld.acquire`, `st.release` and their relaxed forms: atomics that change nothing, or take the value as it is. What
+    /// they access must hold something, also before such a store.
+    fn strong(&mut self, parts: &[&str]) -> Decoded {
+        let [name, order, qualifiers @ .., ty] = parts else { return Ok(None) };
+        let load = *name == "ld";
+        let releases = match (*order, load) {
+            ("relaxed", _) | ("acquire", true) => false,
+            ("release", false) => true,
+            _ => return Ok(None),
+        };
+        let mut space = Space::Generic;
+        for qualifier in qualifiers {
+            match *qualifier {
+                "global" => space = Space::Global,
+                "shared" | "shared::cta" => space = Space::Shared,
+                "shared::cluster" => space = Space::Cluster,
+                "cta" | "cluster" | "gpu" | "sys" => {}
+                _ => return Ok(None),
+            }
+        }
+        let Some(size @ (4 | 8)) = type_size(ty) else { return Ok(None) };
+        let (place, value) = if load { (1, 0) } else { (0, 1) };
+        let operand = match (load, size) {
+            (true, 8) => Slot::D(self.names.constant64(0)),
+            (true, _) => Slot::R(self.names.constant32(0)),
+            (false, 8) => Slot::D(self.d(value)?),
+            (false, _) => Slot::R(self.r(value)?),
+        };
+        let op = if load { Atomic::Or } else { Atomic::Exchange };
+        let old = if load { self.any_target(0)? } else { operand };
+        let address = self.address(place)?;
+        let access = Access { space, size: size as u8, signed: false, count: 1, slots: [old; 4], address };
+        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap: operand, wants_old: load };
+        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
+    }
+
+    /// `bar.red` and `barrier.red`: a barrier that counts the threads whose predicate holds.
+    fn barrier_reduce(&mut self, parts: &[&str]) -> Decoded {
+        let plain: Vec<&str> = parts.iter().copied().filter(|part| *part != "cta" && *part != "aligned").collect();
+        let d = match plain[1..] {
+            ["red", "popc", "u32"] => Tally::Count(self.dr(0)?),
+            ["red", "and", "pred"] => Tally::All(self.dp(0)?),
+            ["red", "or", "pred"] => Tally::Any(self.dp(0)?),
+            _ => return Ok(None),
+        };
+        let (count, source) = if self.count() > 3 { (Some(self.r(2)?), 3) } else { (None, 2) };
+        let aligned = plain[0] == "bar" || parts.contains(&"aligned");
+        rare(Rare::BarrierTally { d, id: self.r(1)?, count, source: self.p(source)?, aligned })
     }
 
     fn barrier(&mut self, parts: &[&str]) -> Decoded {
-        let wait = match parts[..] {
+        let (wait, aligned) = match parts[..] {
             ["bar", "warp", "sync"] => return Ok(Some(Op::WarpBarrier { mask: self.r(0)? })),
-            ["bar", "sync"] | ["bar", "cta", "sync"] => true,
-            ["barrier", "sync"] | ["barrier", "sync", "aligned"] => true,
-            ["barrier", "cta", "sync"] | ["barrier", "cta", "sync", "aligned"] => true,
-            ["bar", "arrive"] | ["barrier", "arrive"] | ["barrier", "arrive", "aligned"] => false,
+            ["bar", "sync"] | ["bar", "cta", "sync"] => (true, true),
+            ["barrier", "sync"] | ["barrier", "cta", "sync"] => (true, false),
+            ["barrier", "sync", "aligned"] | ["barrier", "cta", "sync", "aligned"] => (true, true),
+            ["bar", "arrive"] | ["bar", "cta", "arrive"] => (false, true),
+            ["barrier", "arrive"] | ["barrier", "cta", "arrive"] => (false, false),
+            ["barrier", "arrive", "aligned"] | ["barrier", "cta", "arrive", "aligned"] => (false, true),
             _ => return Ok(None),
         };
         let count = if self.count() > 1 { Some(self.r(1)?) } else { None };
         if !wait && count.is_none() {
             return self.error("a count of threads is missing");
         }
-        Ok(Some(Op::Barrier { id: self.r(0)?, count, wait }))
+        Ok(Some(Op::Barrier { id: self.r(0)?, count, wait, aligned }))
     }
 
     fn shuffle(&mut self, parts: &[&str]) -> Decoded {
@@ -888,6 +976,11 @@ impl Decoder<'_, '_> {
             ["exit"] => Ok(Some(Op::Exit)),
             ["brkpt"] => Ok(Some(Op::Nop)),
             ["trap"] => rare(Rare::Trap("the kernel stops itself".to_string())),
+            ["fence", "mbarrier_init", "release", "cluster"] => Ok(Some(Op::Nop)),
+            ["fence", "proxy", "async"] | ["fence", "proxy", "async", "shared::cta" | "shared::cluster" | "global"] => {
+                Ok(Some(Op::Nop))
+            }
+            ["fence", "acq_rel" | "sc", "cluster"] => Ok(Some(Op::Fence)),
             ["membar", "cta"] | ["fence", "acq_rel" | "sc", "cta"] | ["nanosleep", "u32"] => Ok(Some(Op::Nop)),
             ["membar", "gl" | "sys"] | ["fence", "acq_rel" | "sc", "gpu" | "sys"] => Ok(Some(Op::Fence)),
             ["activemask", "b32"] => Ok(Some(Op::ActiveMask { d: self.dr(0)? })),

@@ -1,6 +1,13 @@
 //! Runs warps: 32 lanes with a program counter each, of which those at the lowest one run together.
 
+mod cluster;
+mod copy;
+mod mbarrier;
 mod rare;
+
+pub(crate) use cluster::{Cluster, waits_in_vain};
+pub(crate) use copy::{Copies, Until};
+pub(crate) use mbarrier::Mbarriers;
 
 use crate::access::value_of;
 use crate::compute::{compute, shuffle};
@@ -8,6 +15,7 @@ use crate::memory::Memory;
 use crate::op::*;
 use crate::order::{History, Order, Released};
 use crate::parse::Kernel;
+use crate::registers::Wide;
 use crate::report::{Finding, Kind};
 use crate::shadow::SharedShadow;
 
@@ -20,20 +28,32 @@ pub(crate) const ALL: u32 = u32::MAX;
 pub(crate) struct Warp {
     pub index: usize,
     pub r: Vec<[u32; LANES]>,
-    pub d: Vec<[u64; LANES]>,
+    pub d: Wide,
     pub p: Vec<u32>,
     pub pc: [u32; LANES],
     /// Lanes that have not exited.
     pub alive: u32,
     /// Lanes that wait at their instruction until others of the warp arrive there.
     pub blocked: u32,
-    /// The barrier at which the warp waits.
-    pub waits: Option<u32>,
+    /// The barriers at which lanes wait, and those lanes.
+    pub waits: Vec<(u32, u32)>,
+    /// What it has asked barriers to tell.
+    pub tallies: Vec<Asked>,
+    /// The lanes that wait at some barrier.
+    pub asleep: u32,
     /// What is in its past.
     pub order: Order,
     /// Local memory, thread by thread.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    /// Copies that go on beside it.
+    pub copies: Copies,
+    /// Stores beside it that it has started.
+    pub sent: u32,
+    /// The phase of the cluster's barrier for which it has arrived, until it has waited.
+    pub arrived: Option<u64>,
+    /// It has asked in vain whether it may go on, and has not been let on since.
+    pub asking: bool,
 }
 
 /// What a launch shares among its warps.
@@ -48,6 +68,13 @@ pub(crate) struct Machine<'a> {
     pub released: Released,
     /// Number of the launch's first block.
     pub first_block: u32,
+    /// The blocks that run side by side, and the barriers in their shared memory.
+    pub cluster: Cluster,
+    pub mbarriers: Mbarriers,
+    pub warps_per_block: u32,
+    /// Whether barriers may settle everything below a number (see `Order::floor`): not where stores go on beside warps,
+    /// of which a barrier says nothing.
+    pub floors: bool,
     pub steps: u64,
     pub lane_steps: u64,
 }
@@ -58,8 +85,36 @@ pub(crate) enum Stop {
     Slice,
     /// All its lanes have exited.
     Done,
-    /// It reached a barrier of the block: number, count of threads, whether it waits there.
-    Barrier { id: u32, count: Option<u32>, wait: bool },
+    /// Lanes of it reached a barrier of the block.
+    Barrier(Arrival),
+    /// All lanes that are left wait at barriers.
+    Asleep,
+    /// It waits for what only others can bring about, and asks again when it runs next.
+    Yield,
+}
+
+/// Lanes that a barrier will tell how many threads say yes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The barrier's number.
+    pub id: u32,
+    pub lanes: u32,
+    /// Those of the lanes that say yes.
+    pub ayes: u32,
+    pub tally: Tally,
+}
+
+/// Lanes that reach a barrier of the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub id: u32,
+    /// The count of threads; all when absent.
+    pub count: Option<u32>,
+    /// Whether they wait there.
+    pub wait: bool,
+    /// Whether they stand for their whole warp.
+    pub aligned: bool,
+    pub lanes: u32,
 }
 
 /// Where the running lanes go after an instruction.
@@ -72,11 +127,10 @@ enum Flow {
     Exit(u32),
     /// The lanes wait for others of their warp.
     Block,
-    Barrier {
-        id: u32,
-        count: Option<u32>,
-        wait: bool,
-    },
+    Barrier(Arrival),
+    /// Let others run, and then go on, or do the instruction again.
+    Yield,
+    Retry,
 }
 
 pub(crate) type Found<T> = Result<T, Finding>;
@@ -94,14 +148,36 @@ pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
+/// A lane's value in a register, of either bank.
+pub(crate) trait Value: Copy {
+    /// `new` where the lowest bit of `bit` is set, else `old`: by masking, which the compiler makes vector instructions of.
+    fn choose(bit: u32, new: Self, old: Self) -> Self;
+}
+
+impl Value for u32 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u32, old: u32) -> u32 {
+        let mask = (bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
+impl Value for u64 {
+    #[inline(always)]
+    fn choose(bit: u32, new: u64, old: u64) -> u64 {
+        let mask = u64::from(bit & 1).wrapping_neg();
+        (new & mask) | (old & !mask)
+    }
+}
+
 /// Takes `new` where the mask is set.
 #[inline(always)]
-pub(crate) fn blend<T: Copy>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
+pub(crate) fn blend<T: Value>(out: &mut [T; LANES], new: &[T; LANES], mask: u32) {
     if mask == ALL {
         *out = *new;
     } else {
         for lane in 0..LANES {
-            out[lane] = if mask >> lane & 1 == 1 { new[lane] } else { out[lane] };
+            out[lane] = T::choose(mask >> lane, new[lane], out[lane]);
         }
     }
 }
@@ -135,16 +211,27 @@ impl Warp {
         }
     }
 
-    /// The lanes that run next, where they are, and the lowest program counter of the others.
-    fn select(&self) -> Option<(u32, u32, u32)> {
-        let pc = lanes(self.alive & !self.blocked).map(|lane| self.pc[lane]).min()?;
-        let mask = lanes(self.alive).filter(|lane| self.pc[*lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
-        let limit = lanes(self.alive & !mask).map(|lane| self.pc[lane]).min().unwrap_or(u32::MAX);
-        Some((pc, mask, limit))
+    /// The lowest program counter of some lanes.
+    #[inline(always)]
+    fn lowest(&self, mask: u32) -> u32 {
+        (0..LANES).fold(u32::MAX, |lowest, lane| lowest.min(u32::choose(mask >> lane, self.pc[lane], u32::MAX)))
     }
 
+    /// The lanes that run next, where they are, and the lowest program counter of the others.
+    #[inline(always)]
+    fn select(&self) -> Option<(u32, u32, u32)> {
+        let awake = self.alive & !self.asleep;
+        if awake & !self.blocked == 0 {
+            return None;
+        }
+        let pc = self.lowest(awake & !self.blocked);
+        let here = (0..LANES).fold(0, |mask, lane| mask | if self.pc[lane] == pc { 1 << lane } else { 0 });
+        Some((pc, here & awake, self.lowest(awake & !here)))
+    }
+
+    #[inline(always)]
     fn place(&mut self, mask: u32, pc: u32) {
-        lanes(mask).for_each(|lane| self.pc[lane] = pc);
+        blend(&mut self.pc, &[pc; LANES], mask);
     }
 
     /// The program counter of a lane.
@@ -161,7 +248,9 @@ impl Machine<'_> {
     pub fn run<const FUSED: bool>(&mut self, warp: &mut Warp, slice: u64) -> Found<Stop> {
         let end = self.steps.saturating_add(slice);
         while warp.alive != 0 {
-            let Some((mut pc, mut mask, limit)) = warp.select() else { return self.stuck(warp) };
+            let Some((mut pc, mut mask, limit)) = warp.select() else {
+                return if warp.asleep == 0 { self.stuck(warp) } else { Ok(Stop::Asleep) };
+            };
             warp.blocked &= !mask;
             loop {
                 let flow = match self.step::<FUSED>(warp, pc, mask) {
@@ -181,6 +270,8 @@ impl Machine<'_> {
                         break;
                     }
                     Flow::Exit(gone) => {
+                        self.cluster.exit(warp, gone);
+                        warp.place(gone, pc);
                         warp.alive &= !gone;
                         mask &= !gone;
                         pc += 1;
@@ -193,9 +284,14 @@ impl Machine<'_> {
                         warp.blocked |= mask;
                         break;
                     }
-                    Flow::Barrier { id, count, wait } => {
+                    Flow::Barrier(arrival) => {
                         warp.place(mask, pc + 1);
-                        return Ok(Stop::Barrier { id, count, wait });
+                        return Ok(Stop::Barrier(arrival));
+                    }
+                    Flow::Yield | Flow::Retry => {
+                        warp.asking = true;
+                        warp.place(mask, pc + u32::from(matches!(flow, Flow::Yield)));
+                        return Ok(Stop::Yield);
                     }
                 }
                 if pc >= limit || self.steps >= end {
@@ -215,7 +311,11 @@ impl Machine<'_> {
         let lane = warp.blocked.trailing_zeros() as usize;
         let pc = warp.pc[lane];
         let here = lanes(warp.blocked).filter(|l| warp.pc[*l] == pc).fold(0u32, |mask, l| mask | 1 << l);
-        let barrier = matches!(self.kernel.code[pc as usize].op, Op::Barrier { .. });
+        let barrier = match &self.kernel.code[pc as usize].op {
+            Op::Barrier { .. } => true,
+            Op::Rare(rare) => matches!(**rare, Rare::ClusterArrive { .. } | Rare::ClusterWait),
+            _ => false,
+        };
         let kind = if barrier { Kind::DivergentBarrier } else { Kind::DivergentWarp };
         find(kind, lane, format!("only lanes {here:#010x} arrive, the others wait elsewhere or have exited"))
     }
@@ -269,13 +369,19 @@ impl Machine<'_> {
             Op::Branch(target) if active == mask => return Ok(Flow::Jump(*target)),
             Op::Branch(target) => return Ok(Flow::Split(active, *target)),
             Op::Exit => return Ok(Flow::Exit(active)),
-            Op::Barrier { id, count, wait } => {
-                if !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
+            Op::Barrier { id, count, wait, aligned } => {
+                if *aligned && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
                     return Ok(Flow::Block);
                 }
-                let lane = active.trailing_zeros() as usize;
+                let (wait, aligned, lane) = (*wait, *aligned, active.trailing_zeros() as usize);
                 let count = count.map(|count| warp.r[count as usize][lane]);
-                return Ok(Flow::Barrier { id: warp.r[*id as usize][lane], count, wait: *wait });
+                return Ok(Flow::Barrier(Arrival {
+                    id: warp.r[*id as usize][lane],
+                    count,
+                    wait,
+                    aligned,
+                    lanes: active,
+                }));
             }
             Op::WarpBarrier { mask: slot } | Op::Shuffle { mask: slot, .. } | Op::Vote { mask: slot, .. }
                 if !self.gathered_by_mask(warp, *slot, active, mask)? =>
@@ -289,9 +395,13 @@ impl Machine<'_> {
             }
             Op::LoadParam { .. } => self.load_param(warp, &instruction.op, active)?,
             Op::WarpBarrier { mask: slot } => {
-                let lane = active.trailing_zeros() as usize;
-                let mask = warp.r[*slot as usize][lane];
-                warp.order.meet_some(&mut self.history, mask);
+                // Groups of lanes may meet at one instruction, each with a mask of its own.
+                let mut rest = active;
+                while rest != 0 {
+                    let mask = warp.r[*slot as usize][rest.trailing_zeros() as usize];
+                    warp.order.meet_some(&mut self.history, mask);
+                    rest &= !mask;
+                }
             }
             Op::Shuffle { .. } => shuffle(warp, &instruction.op, active)?,
             Op::Fence => warp.order.fence(&mut self.history),

@@ -1,11 +1,12 @@
 //! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
 
 use crate::cpu;
-use crate::exec::{LANES, Machine, Stop, Warp};
+use crate::exec::{Arrival, Asked, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
 use crate::memory::Memory;
-use crate::op::Op;
+use crate::op::{Op, Rare, Tally};
 use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
+use crate::registers::Wide;
 use crate::report::{Error, Finding, Kind, Report};
 use crate::shadow::SharedShadow;
 
@@ -74,6 +75,16 @@ pub struct Shape {
     pub block: [u32; 3],
     /// Bytes of shared memory for the `extern` array.
     pub dynamic_shared: u32,
+    /// Blocks of a cluster (x, y, z). A kernel that prescribes its clusters may be launched with one block each, which
+    /// stands for "as prescribed".
+    pub cluster: [u32; 3],
+}
+
+impl Default for Shape {
+    /// One thread.
+    fn default() -> Shape {
+        Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3] }
+    }
 }
 
 /// A barrier of the block.
@@ -84,6 +95,9 @@ struct Barrier {
     expected: u32,
     past: Clock,
     fenced: Clock,
+    /// Threads that say yes, and that were asked.
+    ayes: u32,
+    asked: u32,
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -96,6 +110,13 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % bound
+    }
+
+    /// How many steps a warp may run: short slices as often as long ones, so that small kernels are well mixed, and
+    /// large ones mostly keep one warp's registers in the processor's nearest cache.
+    fn slice(&mut self) -> u64 {
+        let bound = 1 << self.below(14);
+        1 + self.below(bound)
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -125,6 +146,9 @@ impl Module {
         };
         let params = gather(kernel, args)?;
         let (blocks, threads) = check_shape(kernel, shape, options)?;
+        let extent = cluster_shape(kernel, shape)?;
+        let shape = &Shape { cluster: extent, ..*shape };
+        let together = extent.iter().product::<u32>() as usize;
         let globals = self.globals.place(memory);
         let shared = (kernel.shared + shape.dynamic_shared) as usize;
         let warps = threads.div_ceil(LANES as u32) as usize;
@@ -136,22 +160,30 @@ impl Module {
             memory.buffers.iter_mut().for_each(|buffer| buffer.shadow.start_launch(forget));
         }
         let history = History::new(memory.next_stamp);
+        let shadow = |rank: usize| {
+            let shadow = SharedShadow::new(if options.sanitize { shared } else { 0 }, warps);
+            if together == 1 { shadow } else { shadow.in_cluster((rank * warps) as u32) }
+        };
         let machine = Machine {
             kernel,
             memory,
             params,
             shared: vec![0xff; shared],
-            shared_shadow: SharedShadow::new(if options.sanitize { shared } else { 0 }, warps),
+            shared_shadow: shadow(0),
             sanitize: options.sanitize,
             history,
             released: Released::default(),
             first_block: 1,
+            cluster: Cluster::new(together, shared, shadow),
+            mbarriers: Mbarriers::new(),
+            warps_per_block: warps as u32,
+            floors: !kernel.code.iter().any(|instruction| stores_beside(&instruction.op)),
             steps: 0,
             lane_steps: 0,
         };
-        let warps = new_warps(kernel, warps);
+        let warps = new_warps(kernel, warps, together);
         let random = Random(options.seed);
-        let mut launch = Launch { module: self, shape, options, machine, warps, random, globals };
+        let mut launch = Launch { module: self, shape, options, machine, warps, random, globals, current: 0 };
         let result = launch.run(blocks, threads);
         launch.machine.memory.next_stamp = launch.machine.history.next();
         result
@@ -195,27 +227,68 @@ fn check_shape(kernel: &Kernel, shape: &Shape, options: &Options) -> Result<(u32
     Ok((blocks, threads))
 }
 
-fn new_warps(kernel: &Kernel, count: usize) -> Vec<Warp> {
+/// The blocks of a cluster: what the kernel prescribes, or else what the launch asks for.
+fn cluster_shape(kernel: &Kernel, shape: &Shape) -> Result<[u32; 3], Error> {
+    let name = &kernel.name;
+    let extent = match kernel.cluster {
+        Some(extent) if shape.cluster != [1; 3] && shape.cluster != extent => {
+            let asked = shape.cluster;
+            return Err(Error::Launch(format!("{name} prescribes clusters of {extent:?} blocks, not of {asked:?}")));
+        }
+        Some(extent) => extent,
+        None => shape.cluster,
+    };
+    let blocks = extent.iter().try_fold(1u32, |product, size| product.checked_mul(*size));
+    if !blocks.is_some_and(|blocks| (1..=16).contains(&blocks)) {
+        return Err(Error::Launch(format!("{name}: a cluster of {extent:?} blocks, at most 16 can be")));
+    }
+    if (0..3).any(|axis| !shape.grid[axis].is_multiple_of(extent[axis])) {
+        let grid = shape.grid;
+        return Err(Error::Launch(format!(
+            "{name}: a grid of {grid:?} blocks is no multiple of clusters of {extent:?}"
+        )));
+    }
+    Ok(extent)
+}
+
+/// Whether it is a store that goes on beside its warp.
+fn stores_beside(op: &Op) -> bool {
+    matches!(op, Op::Rare(rare) if matches!(**rare, Rare::StoreAsync { .. }))
+}
+
+/// The warps of all blocks that run side by side.
+fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
+    let count = per_block * blocks;
     let bank = &kernel.registers;
     let exact = kernel.code.iter().any(|instruction| match instruction.op {
+        Op::Barrier { aligned, .. } => !aligned,
         Op::WarpBarrier { mask } => !bank.constants32.contains(&(mask, u32::MAX)),
         _ => false,
     });
-    let new = |index| Warp {
-        index,
+    let new = |number| Warp {
+        index: number % per_block,
         r: vec![[0; LANES]; bank.r as usize],
-        d: vec![[0; LANES]; bank.d as usize],
+        d: Wide::new(bank.d as usize),
         p: vec![0; bank.p as usize],
         pc: [0; LANES],
         alive: 0,
         blocked: 0,
-        waits: None,
-        order: Order::new(index, count, exact),
+        waits: Vec::new(),
+        tallies: Vec::new(),
+        asleep: 0,
+        order: Order::new(number, count, exact),
         local: vec![0xff; kernel.local as usize * LANES],
         local_written: vec![false; kernel.local as usize * LANES],
+        copies: Copies::default(),
+        sent: 0,
+        arrived: None,
+        asking: false,
     };
     (0..count).map(new).collect()
 }
+
+/// Rounds in which every warp that can run only asks whether it may go on, after which none is taken to get on ever.
+const MOST_IDLE: u32 = 1_000;
 
 struct Launch<'a> {
     module: &'a Module,
@@ -226,152 +299,259 @@ struct Launch<'a> {
     random: Random,
     /// Addresses of the module's variables.
     globals: Vec<u64>,
+    /// The number of the cluster that runs.
+    current: u32,
 }
 
 impl Launch<'_> {
     fn run(&mut self, blocks: u32, threads: u32) -> Result<Stats, Error> {
-        let mut order: Vec<u32> = (0..blocks).collect();
+        let mut order: Vec<u32> = (0..blocks / self.blocks() as u32).collect();
         if self.options.seed != 0 {
             self.random.shuffle(&mut order);
         }
-        for (number, block) in order.into_iter().enumerate() {
-            let [x, y, _] = self.shape.grid;
-            let at = [block % x, block / x % y, block / x / y];
-            self.machine.shared.fill(0xff);
-            let block_start = self.machine.history.next();
-            for warp in &mut self.warps {
-                reset(warp, self.machine.kernel, self.shape, at, threads);
-                set_addresses(warp, self.machine.kernel, &self.globals);
-                let block = self.machine.first_block + number as u32;
-                warp.order.start(&mut self.machine.history, block, block_start, warp.alive);
-            }
-            self.run_block(at, threads)?;
+        for (number, cluster) in order.into_iter().enumerate() {
+            self.start_cluster(number as u32, cluster, threads);
+            self.run_cluster(threads)?;
+            self.machine.clear_mbarriers();
         }
         Ok(Stats { warp_instructions: self.machine.steps, lane_instructions: self.machine.lane_steps })
     }
 
-    fn run_block(&mut self, at: [u32; 3], threads: u32) -> Result<(), Error> {
-        let mut barriers: [Barrier; 16] = Default::default();
+    /// How many blocks run side by side.
+    fn blocks(&self) -> usize {
+        self.machine.cluster.peers.len()
+    }
+
+    /// The coordinates of the running cluster's block of a rank.
+    fn place(&self, rank: usize) -> [u32; 3] {
+        let (grid, extent) = (self.shape.grid, self.shape.cluster);
+        let across = [grid[0] / extent[0], grid[1] / extent[1]];
+        let cluster =
+            [self.current % across[0], self.current / across[0] % across[1], self.current / across[0] / across[1]];
+        let within = unfold(rank as u32, extent);
+        std::array::from_fn(|axis| cluster[axis] * extent[axis] + within[axis])
+    }
+
+    /// Makes all ready for a cluster, the `number`th that runs.
+    fn start_cluster(&mut self, number: u32, cluster: u32, threads: u32) {
+        self.current = cluster;
+        let per_block = self.machine.warps_per_block;
+        self.machine.shared.fill(0xff);
+        self.machine.cluster.start(per_block, threads);
+        let block_start = self.machine.history.next();
+        for rank in 0..self.blocks() {
+            self.machine.enter(rank);
+            let at = self.place(rank);
+            for warp in &mut self.warps[rank * per_block as usize..][..per_block as usize] {
+                for (start, bytes) in warp.copies.clear() {
+                    self.machine.shared_shadow.set(start, bytes, 0);
+                }
+                reset(warp, self.machine.kernel, self.shape, at, threads);
+                set_addresses(warp, self.machine.kernel, &self.globals);
+                let block = self.machine.first_block + number;
+                warp.order.start(&mut self.machine.history, block, block_start, warp.alive);
+            }
+        }
+    }
+
+    fn run_cluster(&mut self, threads: u32) -> Result<(), Error> {
+        let mut barriers: Vec<[Barrier; 16]> = (0..self.blocks()).map(|_| Default::default()).collect();
         let mut order: Vec<usize> = (0..self.warps.len()).collect();
+        let mut idle = 0;
         loop {
             if self.options.seed != 0 {
                 self.random.shuffle(&mut order);
             }
-            let mut ran = false;
+            let (mut ran, mut moved) = (false, false);
             for &index in &order {
-                if self.warps[index].alive == 0 || self.warps[index].waits.is_some() {
+                if self.warps[index].alive & !self.warps[index].asleep == 0 {
                     continue;
                 }
-                ran = true;
-                let slice = if self.options.seed == 0 { 4096 } else { 1 + self.random.below(128) };
-                let stop = match cpu::run(&mut self.machine, &mut self.warps[index], slice) {
-                    Ok(stop) => stop,
-                    Err(finding) => return Err(self.report(finding, index, at)),
+                let stop =
+                    self.run_warp(&mut barriers, index, threads).map_err(|finding| self.report(finding, index))?;
+                ran |= !matches!(stop, Stop::Asleep);
+                moved |= match stop {
+                    Stop::Asleep | Stop::Yield => false,
+                    Stop::Slice => !self.warps[index].asking,
+                    Stop::Done | Stop::Barrier(_) => true,
                 };
-                if let Stop::Barrier { id, count, wait } = stop {
-                    self.arrive(&mut barriers, index, (id, count, wait), threads)
-                        .map_err(|finding| self.report(finding, index, at))?;
-                }
-                if self.machine.steps > self.options.max_steps {
-                    let detail = format!("after {} warp instructions", self.machine.steps);
-                    return Err(self.report(first_lane(&self.warps[index], Kind::StepLimit, detail), index, at));
-                }
-                if self.machine.history.exhausted() {
-                    let detail = "more barriers and fences than the sanitizer can tell apart".to_string();
-                    return Err(self.report(first_lane(&self.warps[index], Kind::StepLimit, detail), index, at));
-                }
             }
             if !ran {
-                return self.rest(&barriers, at);
+                return self.rest(&barriers);
+            }
+            idle = if moved { 0 } else { idle + 1 };
+            if idle > MOST_IDLE {
+                let awake = |warp: &Warp| warp.alive & !warp.asleep != 0;
+                let index = self.warps.iter().position(awake).unwrap_or(0);
+                return Err(self.report(waits_in_vain(&self.warps[index]), index));
             }
         }
     }
 
-    /// A warp arrives at a barrier; the last one lets all go on, each with the others' work in its past.
+    /// Lets a warp run until it must wait, or others have their turn.
+    fn run_warp(&mut self, barriers: &mut [[Barrier; 16]], index: usize, threads: u32) -> Result<Stop, Finding> {
+        let rank = self.rank(index);
+        self.machine.enter(rank);
+        let slice = if self.options.seed == 0 { 4096 } else { self.random.slice() };
+        let stop = cpu::run(&mut self.machine, &mut self.warps[index], slice)?;
+        if let Stop::Barrier(arrival) = stop {
+            self.arrive(&mut barriers[rank], index, arrival, threads).inspect_err(|finding| {
+                // The report names the barrier, which the lane has just passed.
+                self.warps[index].pc[finding.lane as usize] -= 1;
+            })?;
+        }
+        let warp = &self.warps[index];
+        if warp.alive == 0 {
+            self.machine.leave(warp)?;
+        }
+        if self.machine.steps > self.options.max_steps {
+            let detail = format!("after {} warp instructions", self.machine.steps);
+            return Err(first_lane(warp, Kind::StepLimit, detail));
+        }
+        if self.machine.history.exhausted() {
+            let detail = "more barriers and fences than the sanitizer can tell apart".to_string();
+            return Err(first_lane(warp, Kind::StepLimit, detail));
+        }
+        Ok(stop)
+    }
+
+    /// The rank of a warp's block in its cluster.
+    fn rank(&self, index: usize) -> usize {
+        index / self.machine.warps_per_block as usize
+    }
+
+    /// Lanes arrive at a barrier; the last ones let all go on, each with the others' work in its past.
+    ///
+    /// Clocks are those of whole warps: lanes that arrive alone bring their warp's past along, and their warp learns of
+    /// the others' when they leave.
     fn arrive(
         &mut self,
         barriers: &mut [Barrier; 16],
         index: usize,
-        (id, count, wait): (u32, Option<u32>, bool),
+        arrival: Arrival,
         threads: u32,
     ) -> Result<(), Finding> {
+        let Arrival { id, count, wait, aligned, lanes } = arrival;
         let warp = &mut self.warps[index];
         let whole = threads.next_multiple_of(LANES as u32);
         let expected = count.unwrap_or(whole);
-        let bad = |warp: &Warp, detail| Err(first_lane(warp, Kind::BadOperand, detail));
-        // The report names the barrier, which the warp has just passed.
+        let bad = |detail| Err(Finding { kind: Kind::BadOperand, lane: lanes.trailing_zeros(), detail });
         let Some(barrier) = barriers.get_mut(id as usize) else {
-            return bad(warp, format!("there is no barrier {id}"));
+            return bad(format!("there is no barrier {id}"));
         };
         if expected == 0 || expected % LANES as u32 != 0 || expected > whole {
-            return bad(warp, format!("a count of {expected} threads in a block of {threads}"));
+            return bad(format!("a count of {expected} threads in a block of {threads}"));
         }
         if barrier.arrived > 0 && barrier.expected != expected {
-            return bad(warp, format!("{expected} threads expected here, {} by another warp", barrier.expected));
+            return bad(format!("{expected} threads expected here, {} by another warp", barrier.expected));
         }
         barrier.expected = expected;
-        barrier.arrived += LANES as u32;
+        barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, warp.index, threads) };
+        if let Some(asked) = warp.tallies.iter().find(|asked| asked.id == id && asked.lanes == lanes) {
+            barrier.ayes += asked.ayes.count_ones();
+            barrier.asked += lanes.count_ones();
+        }
         barrier.past.join(&warp.order.past);
         barrier.fenced.join(&warp.order.fenced);
-        if wait {
-            warp.waits = Some(id);
-        } else {
+        if !aligned {
+            warp.order.tick_apart(&mut self.machine.history);
+        } else if !wait {
             warp.order.meet(&mut self.machine.history);
+        }
+        if wait {
+            warp.waits.push((id, lanes));
+            warp.asleep |= lanes;
         }
         if barrier.arrived >= barrier.expected {
             let done = std::mem::take(barrier);
-            self.release(id, &done);
+            self.release(self.rank(index), id, &done);
         }
         Ok(())
     }
 
-    /// The warps that wait at a barrier go on.
-    fn release(&mut self, id: u32, done: &Barrier) {
+    /// The warps of a block that wait at a barrier go on.
+    fn release(&mut self, rank: usize, id: u32, done: &Barrier) {
         // When the barrier knows of all that every warp has done, numbers below the next one need no clock any more.
-        let all = self.warps.iter().zip(&done.past.own).all(|(warp, tick)| warp.order.past.own[warp.index] == *tick);
-        let floor = all.then(|| self.machine.history.next());
-        for warp in self.warps.iter_mut().filter(|warp| warp.waits == Some(id)) {
-            warp.waits = None;
-            warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, floor);
+        let all = self.warps.iter().zip(&done.past.own).all(|(warp, tick)| warp.order.now() == *tick);
+        let floor = (all && self.machine.floors).then(|| self.machine.history.next());
+        let per_block = self.machine.warps_per_block as usize;
+        for warp in &mut self.warps[rank * per_block..][..per_block] {
+            let lanes = warp.waits.iter().filter(|wait| wait.0 == id).fold(0, |lanes, wait| lanes | wait.1);
+            if lanes != 0 {
+                warp.waits.retain(|wait| wait.0 != id);
+                tell(warp, id, done);
+                warp.asleep &= !lanes;
+                // Lanes that have exited keep nobody waiting, and what they did is over.
+                let lanes = lanes | !warp.alive;
+                warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, (floor, lanes));
+            }
         }
     }
 
     /// No warp can run: the block has ended, or those that are left wait in vain.
-    fn rest(&self, barriers: &[Barrier; 16], at: [u32; 3]) -> Result<(), Error> {
-        let waiting: Vec<&Warp> = self.warps.iter().filter(|warp| warp.alive != 0).collect();
-        let Some(first) = waiting.first() else { return Ok(()) };
-        let id = first.waits.unwrap_or(0);
-        let barrier = &barriers[id as usize];
-        let others_wait = waiting.iter().any(|warp| warp.waits != first.waits);
+    fn rest(&self, barriers: &[[Barrier; 16]]) -> Result<(), Error> {
+        let warps = || self.warps.iter().enumerate();
+        let waits = || warps().flat_map(|(index, warp)| warp.waits.iter().map(move |wait| (index, wait)));
+        let Some((first, &(id, lanes))) = waits().next() else { return Ok(()) };
+        let rank = self.rank(first);
+        let barrier = &barriers[rank][id as usize];
+        let others_wait = waits().any(|(index, wait)| wait.0 != id || self.rank(index) != rank)
+            || self.warps.iter().any(|warp| warp.blocked != 0);
         let (kind, why) = if others_wait {
-            (Kind::Deadlock, "the others wait at other barriers")
+            (Kind::Deadlock, "the others wait elsewhere")
         } else {
             (Kind::DivergentBarrier, "the others have exited")
         };
         let detail = format!("{} of {} threads at barrier {id}, {why}", barrier.arrived, barrier.expected);
-        Err(self.report(first_lane(first, kind, detail), first.index, at))
+        Err(self.report(Finding { kind, lane: lanes.trailing_zeros(), detail }, first))
     }
 
-    fn report(&self, finding: Finding, index: usize, block: [u32; 3]) -> Error {
+    fn report(&self, finding: Finding, index: usize) -> Error {
         let warp = &self.warps[index];
         let kernel = self.machine.kernel;
         // A warp that waits at a barrier already points behind it.
-        let past = warp.waits.is_some() || finding.kind == Kind::BadOperand;
+        let past = warp.asleep >> finding.lane & 1 == 1;
         let pc = warp.at(finding.lane).saturating_sub(u32::from(past)) as usize;
         let instruction = &kernel.places[pc.min(kernel.places.len() - 1)];
-        let [x, y, _] = self.shape.block;
-        let thread = index as u32 * LANES as u32 + finding.lane;
+        let thread = warp.index as u32 * LANES as u32 + finding.lane;
         Error::Kernel(Box::new(Report {
             kind: finding.kind,
             kernel: kernel.name.clone(),
             file: self.module.files.get(&instruction.file).cloned(),
             line: instruction.line,
             opcode: kernel.opcodes[instruction.name as usize].clone(),
-            block,
-            thread: [thread % x, thread / x % y, thread / x / y],
+            block: self.place(self.rank(index)),
+            thread: unfold(thread, self.shape.block),
             detail: finding.detail,
         }))
     }
+}
+
+/// Gives the lanes that asked for it the tally of a barrier.
+fn tell(warp: &mut Warp, id: u32, done: &Barrier) {
+    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|asked| asked.id == id);
+    warp.tallies = others;
+    let told: Vec<Asked> = told;
+    for Asked { lanes: mask, tally, .. } in told {
+        let all = |holds| if holds { u32::MAX } else { 0 };
+        match tally {
+            Tally::Count(d) => lanes(mask).for_each(|lane| warp.r[d as usize][lane] = done.ayes),
+            Tally::All(d) => warp.set_pred(d, mask, all(done.ayes == done.asked)),
+            Tally::Any(d) => warp.set_pred(d, mask, all(done.ayes > 0)),
+        }
+    }
+}
+
+/// How many threads arrive: the lanes, and with a block's last thread those that fill its warp up.
+fn arriving(lanes: u32, warp: usize, threads: u32) -> u32 {
+    let end = (warp as u32 + 1) * LANES as u32;
+    let last = (threads - 1) % LANES as u32;
+    lanes.count_ones() + if end > threads && lanes >> last & 1 == 1 { end - threads } else { 0 }
+}
+
+/// The coordinates of the n-th block or thread of an extent, counted along x first.
+fn unfold(n: u32, [x, y, _]: [u32; 3]) -> [u32; 3] {
+    [n % x, n / x % y, n / x / y]
 }
 
 /// A finding laid to a warp's first living lane.
@@ -384,7 +564,10 @@ fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads:
     let start = (warp.index * LANES) as u32;
     let count = (threads - start).min(LANES as u32);
     warp.alive = u32::MAX >> (LANES as u32 - count);
-    (warp.pc, warp.blocked, warp.waits) = ([0; LANES], 0, None);
+    (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
+    (warp.sent, warp.arrived, warp.asking) = (0, None, false);
+    warp.waits.clear();
+    warp.tallies.clear();
     warp.local.fill(0xff);
     warp.local_written.fill(false);
     // Registers start as nonsense, so that none is zero by accident.
@@ -410,8 +593,7 @@ fn set_addresses(warp: &mut Warp, kernel: &Kernel, globals: &[u64]) {
 /// The value of a special register in a lane.
 fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u32 {
     let thread = start + lane;
-    let [x, y, _] = shape.block;
-    let tid = [thread % x, thread / x % y, thread / x / y];
+    let tid = unfold(thread, shape.block);
     let axis = match name.as_bytes().last() {
         Some(b'y') => 1,
         Some(b'z') => 2,
@@ -420,6 +602,15 @@ fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u3
     match name.split('.').next().unwrap_or(name) {
         "%tid" => tid[axis],
         "%ntid" => shape.block[axis],
+        "%clusterid" => at[axis] / shape.cluster[axis],
+        "%nclusterid" => shape.grid[axis] / shape.cluster[axis],
+        "%cluster_ctaid" => at[axis] % shape.cluster[axis],
+        "%cluster_nctaid" => shape.cluster[axis],
+        "%cluster_ctarank" => {
+            let [x, y, z] = std::array::from_fn(|axis| at[axis] % shape.cluster[axis]);
+            x + shape.cluster[0] * (y + shape.cluster[1] * z)
+        }
+        "%cluster_nctarank" => shape.cluster.iter().product(),
         "%ctaid" => at[axis],
         "%nctaid" => shape.grid[axis],
         "%laneid" => lane,
@@ -429,5 +620,35 @@ fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u3
         "%lanemask_le" => u32::MAX >> (31 - lane),
         "%lanemask_gt" => !(u32::MAX >> (31 - lane)),
         _ => !((1 << lane) - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = ".version 9.0
+.visible .entry own(.param .u64 p) {
+.reg .b32 %r<2>; .reg .b64 %rd<4>; ld.param.u64 %rd1, [p]; mov.u32 %r1, %ctaid.x;
+mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r1; ret; }
+.visible .entry same(.param .u64 p) {
+.reg .b64 %rd<2>; ld.param.u64 %rd1, [p]; st.global.u32 [%rd1], 0; ret; }";
+
+    #[test]
+    fn when_stamps_run_out_the_next_launch_starts_anew() {
+        let module = Module::parse(TEXT).unwrap();
+        let mut memory = Memory::new();
+        let address = memory.alloc("buffer", 8);
+        let shape = Shape { grid: [2, 1, 1], ..Shape::default() };
+        let launch = |memory: &mut Memory, kernel: &str| {
+            module.launch(kernel, &shape, &[Arg::U64(address)], memory, &Options::default())
+        };
+        memory.next_stamp = HALF;
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp > HALF);
+        // What stands in the shadow now would be far in the future of a launch that began with the first stamp.
+        launch(&mut memory, "own").unwrap();
+        assert!(memory.next_stamp < HALF);
+        assert!(matches!(launch(&mut memory, "same"), Err(Error::Kernel(report)) if report.kind == Kind::Race));
     }
 }

@@ -26,11 +26,14 @@
 //! )?;
 //! let mut memory = Memory::new();
 //! let data = memory.alloc_f32("data", &[1.0, 2.0, 3.0]);
-//! let shape = Shape { grid: [1, 1, 1], block: [3, 1, 1], dynamic_shared: 0 };
+//! let shape = Shape { grid: [1, 1, 1], block: [3, 1, 1], ..Shape::default() };
 //! module.launch("twice", &shape, &[Arg::U64(data)], &mut memory, &Options::default())?;
 //! assert_eq!(memory.read_f32(data, 3)?, [2.0, 4.0, 6.0]);
 //! # Ok::<(), ptx_emulator::Error>(())
 //! ```
+//!
+//! With all checks a warp instruction takes some 20 ns on a processor with AVX2, and some 25% less with
+//! [`Options::sanitize`] off; `examples/timing.rs` measures it.
 //!
 //! Blocks run one after another, in an order that the schedule's seed shuffles: a kernel that waits for another block is
 //! reported as endless. `.rn` instructions are exact to the bit; `.approx` ones are computed in f64 and rounded, so that
@@ -51,6 +54,7 @@ mod narrow;
 mod op;
 mod order;
 mod parse;
+mod registers;
 mod report;
 mod shadow;
 mod value;

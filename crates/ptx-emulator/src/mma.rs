@@ -43,54 +43,86 @@ impl MmaShape {
         COLUMNS * self.depth / LANES / self.packed()
     }
 
-    /// The k of the first value in a register that covers the given part of the depth: a part has four lanes' registers.
-    fn k(self, lane: usize, part: usize) -> usize {
-        (lane % 4 + 4 * part) * self.packed()
-    }
-
-    fn value(self, register: u32, place: usize) -> f64 {
-        widen(self.format, if self.packed() == 2 { register >> (16 * place) & 0xffff } else { register })
-    }
-
-    /// The left matrix: row by row. Registers alternate between the rows `group` and `group + 8`, then the next part of k.
-    fn left(self, fragment: &[Lanes]) -> [[f64; 16]; ROWS] {
-        let mut matrix = [[0.0; 16]; ROWS];
-        for (register, lanes) in fragment.iter().enumerate() {
-            for (lane, value) in lanes.iter().enumerate() {
-                let row = lane / 4 + register % 2 * 8;
-                for place in 0..self.packed() {
-                    matrix[row][self.k(lane, register / 2) + place] = self.value(*value, place);
-                }
-            }
-        }
-        matrix
-    }
-
-    /// The right matrix: column by column. A lane's column is its group, its registers are the parts of k.
-    fn right(self, fragment: &[Lanes]) -> [[f64; 16]; COLUMNS] {
-        let mut matrix = [[0.0; 16]; COLUMNS];
-        for (register, lanes) in fragment.iter().enumerate() {
-            for (lane, value) in lanes.iter().enumerate() {
-                for place in 0..self.packed() {
-                    matrix[lane / 4][self.k(lane, register) + place] = self.value(*value, place);
-                }
-            }
-        }
-        matrix
-    }
-
-    /// The product plus `c`. Of `c` and the result, register i of a lane is row `group + 8 * (i / 2)`, column
-    /// `2 * (lane % 4) + i % 2`.
+    /// The product plus `c`. The fragments are read in a loop for each format, chosen before it.
     pub fn product(self, a: &[Lanes], b: &[Lanes], c: &[Lanes; 4]) -> [Lanes; 4] {
-        let (a, b) = (self.left(a), self.right(b));
-        std::array::from_fn(|register| {
-            std::array::from_fn(|lane| {
-                let row = &a[lane / 4 + register / 2 * 8];
-                let column = &b[lane % 4 * 2 + register % 2];
-                let start = f64::from(f32::from_bits(c[register][lane]));
-                bits((0..self.depth).fold(start, |sum, k| sum + row[k] * column[k]) as f32)
-            })
-        })
+        let half = |format, register: u32, place| widen(format, register >> (16 * place) & 0xffff);
+        match self.format {
+            Format::Bf16 => self.sum::<2>(a, b, c, |register, place| half(Format::Bf16, register, place)),
+            Format::F16 => self.sum::<2>(a, b, c, |register, place| half(Format::F16, register, place)),
+            Format::Tf32 => self.sum::<1>(a, b, c, |register, _| widen(Format::Tf32, register)),
+        }
+    }
+
+    /// `PACKED` are the values in a register, and `value` gives the n-th of them.
+    #[inline(always)]
+    fn sum<const PACKED: usize>(
+        self,
+        a: &[Lanes],
+        b: &[Lanes],
+        c: &[Lanes; 4],
+        value: impl Fn(u32, usize) -> f64 + Copy,
+    ) -> [Lanes; 4] {
+        let (a, b) = (left::<PACKED>(a, value), right::<PACKED>(b, value));
+        let mut sums = [[0f64; COLUMNS]; ROWS];
+        for_each_place(|register, lane, row, column| {
+            sums[row][column] = f64::from(f32::from_bits(c[register][lane]));
+        });
+        for (row, a) in sums.iter_mut().zip(&a) {
+            // All columns of a row together, in vector registers.
+            let mut sum = *row;
+            for (a, b) in a.iter().zip(&b).take(self.depth) {
+                sum = std::array::from_fn(|column| sum[column] + a * b[column]);
+            }
+            *row = sum;
+        }
+        let mut result = [[0; LANES]; 4];
+        for_each_place(|register, lane, row, column| result[register][lane] = bits(sums[row][column] as f32));
+        result
+    }
+}
+
+/// The k of the first value in a register that covers the given part of the depth: a part has four lanes' registers.
+#[inline(always)]
+fn first_k<const PACKED: usize>(lane: usize, part: usize) -> usize {
+    (lane % 4 + 4 * part) * PACKED
+}
+
+/// The left matrix: row by row. Registers alternate between the rows `group` and `group + 8`, then the next part of k.
+#[inline(always)]
+fn left<const PACKED: usize>(fragment: &[Lanes], value: impl Fn(u32, usize) -> f64) -> [[f64; 16]; ROWS] {
+    let mut matrix = [[0.0; 16]; ROWS];
+    for (register, lanes) in fragment.iter().enumerate() {
+        for (lane, bits) in lanes.iter().enumerate() {
+            for place in 0..PACKED {
+                let k = first_k::<PACKED>(lane, register / 2) + place;
+                matrix[lane / 4 + register % 2 * 8][k] = value(*bits, place);
+            }
+        }
+    }
+    matrix
+}
+
+/// The right matrix: for each k its columns. A lane's column is its group, its registers are the parts of k.
+#[inline(always)]
+fn right<const PACKED: usize>(fragment: &[Lanes], value: impl Fn(u32, usize) -> f64) -> [[f64; COLUMNS]; 16] {
+    let mut matrix = [[0.0; COLUMNS]; 16];
+    for (register, lanes) in fragment.iter().enumerate() {
+        for (lane, bits) in lanes.iter().enumerate() {
+            for place in 0..PACKED {
+                matrix[first_k::<PACKED>(lane, register) + place][lane / 4] = value(*bits, place);
+            }
+        }
+    }
+    matrix
+}
+
+/// Visits the places of the result: register i of a lane is row `group + 8 * (i / 2)`, column `2 * (lane % 4) + i % 2`.
+#[inline(always)]
+fn for_each_place(mut visit: impl FnMut(usize, usize, usize, usize)) {
+    for register in 0..4 {
+        for lane in 0..LANES {
+            visit(register, lane, lane / 4 + register / 2 * 8, lane % 4 * 2 + register % 2);
+        }
     }
 }
 

@@ -87,19 +87,21 @@ impl Format {
 }
 
 /// The value of a narrow number, which an f64 holds exactly. Of tf32 the register's lower 13 bits are cut off.
+#[inline(always)]
 pub(crate) fn widen(format: Format, register: u32) -> f64 {
     match format {
         Format::Bf16 => f64::from(f32::from_bits(register << 16)),
         Format::Tf32 => f64::from(f32::from_bits(register & !0x1fff)),
         Format::F16 => {
-            let fraction = f64::from(register & 0x3ff);
+            let (fraction, sign) = (u64::from(register & 0x3ff), u64::from(register >> 15 & 1) << 63);
             let size = match register >> 10 & 31 {
-                0 => fraction * 2f64.powi(-24),
-                31 if fraction == 0.0 => f64::INFINITY,
-                31 => f64::NAN,
-                exponent => (1024.0 + fraction) * 2f64.powi(exponent as i32 - 25),
+                // Subnormal numbers are multiples of 2^-24.
+                0 => (fraction as f64 * (1.0 / 16_777_216.0)).to_bits(),
+                31 if fraction == 0 => f64::INFINITY.to_bits(),
+                31 => f64::NAN.to_bits(),
+                exponent => (u64::from(exponent) + 1023 - 15) << 52 | fraction << 42,
             };
-            if register & 0x8000 != 0 { -size } else { size }
+            f64::from_bits(sign | size)
         }
     }
 }

@@ -4,8 +4,9 @@
 //! 64 bits per lane, `P` slots one bit per lane, so that a predicate is a mask of the warp. Constants and special
 //! registers are slots too, filled before the first instruction.
 
+use crate::exec::Until;
 use crate::mma::MmaShape;
-use crate::narrow::Narrow;
+use crate::narrow::{Format, Narrow};
 
 /// A slot of 32 bits per lane.
 pub(crate) type R = u16;
@@ -232,6 +233,8 @@ pub(crate) struct Pred {
 pub(crate) enum Space {
     Global,
     Shared,
+    /// Shared memory of any block of the cluster.
+    Cluster,
     Local,
     /// The address itself says which of the others.
     Generic,
@@ -262,6 +265,9 @@ pub(crate) struct Access {
 pub(crate) enum Atomic {
     Add,
     AddFloat,
+    AddDouble,
+    /// Two values of 16 bits.
+    AddPair(Format),
     MinSigned,
     MinUnsigned,
     MaxSigned,
@@ -297,23 +303,88 @@ pub(crate) enum Vote {
 #[derive(Clone, Debug)]
 pub(crate) enum Rare {
     /// A comparison whose result is a number: `one` where it holds, else 0.
-    Set { compare: Comparison, d: R, one: u32 },
+    Set {
+        compare: Comparison,
+        d: R,
+        one: u32,
+    },
     /// `popc` or `clz` of 64 bits.
-    Count64 { leading: bool, d: R, a: D },
+    Count64 {
+        leading: bool,
+        d: R,
+        a: D,
+    },
     /// Four values of 16 bits into one of 64.
-    Pack64 { d: D, quarters: [R; 4] },
+    Pack64 {
+        d: D,
+        quarters: [R; 4],
+    },
     /// The reverse; a quarter without a target is dropped.
-    Unpack64 { quarters: [Option<R>; 4], a: D },
+    Unpack64 {
+        quarters: [Option<R>; 4],
+        a: D,
+    },
     /// A product of matrix fragments.
     Mma(Mma),
     /// Matrices of 8 x 8 values of 16 bits, from shared memory to fragments.
-    LoadMatrix { slots: [R; 4], count: u32, transpose: bool, address: Address },
+    LoadMatrix {
+        slots: [R; 4],
+        count: u32,
+        transpose: bool,
+        address: Address,
+    },
+    /// A copy from global to shared memory that goes on beside the thread.
+    CopyAsync(CopyAsync),
+    /// A fence, and then an atomic, which releases what came before.
+    Release(Op),
+    /// A barrier of the block that tells how many of its threads say yes.
+    BarrierTally {
+        d: Tally,
+        id: R,
+        count: Option<R>,
+        source: Pred,
+        aligned: bool,
+    },
+    /// A warp arrives at the barrier of its cluster, and waits there.
+    ClusterArrive {
+        relaxed: bool,
+    },
+    ClusterWait,
+    /// An address of shared memory made that of the same place in another block.
+    MapAddress {
+        d: Slot,
+        a: Slot,
+        rank: R,
+    },
+    /// The reverse: which block an address is in.
+    RankOf {
+        d: R,
+        a: Slot,
+    },
+    Mbarrier {
+        op: Mbarrier,
+        space: Space,
+        address: Address,
+    },
+    /// `st.async`, which counts its bytes for an mbarrier.
+    StoreAsync {
+        access: Access,
+        barrier: Address,
+    },
+    /// What a thread has started so far becomes a group.
+    CloseGroup,
+    WaitForCopies(Until),
     /// The bug that the program itself reports, with what it is.
     Trap(String),
     /// A clock, which counts the launch's instructions.
-    Clock { d: Slot },
+    Clock {
+        d: Slot,
+    },
     /// A matrix of 8 x 8 values of 16 bits, transposed within the warp.
-    MoveMatrix { d: R, a: R },
+    MoveMatrix {
+        d: R,
+        a: R,
+    },
 }
 
 /// Operands of a comparison.
@@ -325,6 +396,59 @@ pub(crate) struct Comparison {
     pub a: Slot,
     pub b: Slot,
     pub with: Option<(Logic, Pred)>,
+}
+
+/// What a barrier tells of its threads' predicates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tally {
+    Count(R),
+    All(P),
+    Any(P),
+}
+
+/// What is done with an mbarrier.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mbarrier {
+    Init {
+        count: R,
+    },
+    Invalidate,
+    /// Arrivals (one when absent), after announcing bytes; the state tells the phase.
+    Arrive {
+        count: Option<R>,
+        bytes: Option<R>,
+        relaxed: bool,
+        state: Option<D>,
+    },
+    /// Announces bytes.
+    Expect {
+        bytes: R,
+    },
+    /// Whether a phase is over.
+    Test {
+        d: P,
+        phase: Phase,
+        relaxed: bool,
+    },
+}
+
+/// Which phase a test means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Phase {
+    /// That of an arrival.
+    State(D),
+    /// The last one with a parity.
+    Parity(R),
+}
+
+/// `cp.async`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CopyAsync {
+    pub to: Address,
+    pub from: Address,
+    pub bytes: usize,
+    /// How many bytes come from the source, where that is not all; the rest are zeros.
+    pub copied: Option<R>,
 }
 
 /// `mma.sync`: d = a * b + c.
@@ -533,11 +657,13 @@ pub(crate) enum Op {
     },
     Branch(u32),
     Exit,
-    /// A barrier of the block: its number, its count of threads (all when absent), whether the warp waits.
+    /// A barrier of the block: its number, its count of threads (all when absent), whether the threads wait, and
+    /// whether it may only be met by whole warps.
     Barrier {
         id: R,
         count: Option<R>,
         wait: bool,
+        aligned: bool,
     },
     WarpBarrier {
         mask: R,

@@ -9,6 +9,11 @@
 //! same for warps of other blocks that it has learnt of through atomics.
 //!
 //! Within a warp, two lanes are ordered by a warp barrier that has both in its mask, and by barriers of the block.
+//!
+//! Three things are taken less strictly than PTX says, so that some bugs are not seen (a right kernel is never refused for
+//! them): what a warp learns by an atomic or by a barrier that only some of its lanes meet, all its lanes know; of several
+//! unordered atomics to one place, only the last is compared with what follows; and a relaxed atomic without a fence after
+//! it still learns.
 
 use std::collections::HashMap;
 
@@ -180,6 +185,14 @@ impl Clock {
         self.others.clear();
     }
 
+    /// Learns of a warp's work up to a tick.
+    pub fn note(&mut self, warp: u32, tick: u32) {
+        let length = self.own.len().max(warp as usize + 1);
+        self.own.resize(length, 0);
+        let known = &mut self.own[warp as usize];
+        *known = tick.max(*known);
+    }
+
     /// Learns of what another warp of the block knows.
     pub fn join(&mut self, other: &Clock) {
         join_ticks(&mut self.own, &other.own);
@@ -274,7 +287,8 @@ impl Order {
         self.meet(history);
     }
 
-    fn now(&self) -> u32 {
+    /// The warp's own tick.
+    pub fn now(&self) -> u32 {
         self.past.own[self.warp as usize]
     }
 
@@ -298,11 +312,11 @@ impl Order {
 
     /// The stamp for several lanes at once.
     pub fn stamp_of(&mut self, history: &mut History, lanes: u32) -> Stamp {
-        if lanes == self.lanes {
-            return self.stamp | MANY;
-        }
         if lanes.is_power_of_two() {
             return self.stamp | lanes.trailing_zeros();
+        }
+        if lanes == self.lanes {
+            return self.stamp | MANY;
         }
         if let Some(variant) = self.variants.iter().find(|variant| variant.0 == lanes) {
             return variant.1 | MANY;
@@ -311,6 +325,17 @@ impl Order {
         let stamp = history.push(Segment { block, warp, clock, lanes, ..Segment::default() });
         self.variants.push((lanes, stamp));
         stamp | MANY
+    }
+
+    /// The stamp of what goes on beside the warp, in the name of a lane: at a tick of a clock of its own.
+    pub fn stamp_beside(&self, history: &mut History, (warp, clock): (u32, u32), lane: u32) -> Stamp {
+        history.push(Segment { block: self.block, warp, clock, lanes: 1 << lane, ..Segment::default() }) | lane
+    }
+
+    /// What others know comes into this warp's past.
+    pub fn learn(&mut self, history: &mut History, past: &Clock) {
+        self.past.join(past);
+        self.new_stamp(history);
     }
 
     /// All lanes of the warp have met: what each did is in the past of all.
@@ -350,12 +375,19 @@ impl Order {
         self.next_segment(history);
     }
 
-    /// A barrier of the block is over. `floor` is given when it has brought everything of the block into the past.
-    pub fn leave_barrier(&mut self, history: &mut History, past: &Clock, fenced: &Clock, floor: Option<Stamp>) {
+    /// A barrier of the block is over for these lanes. The floor is given when it has brought everything of the block
+    /// into the past.
+    pub fn leave_barrier(
+        &mut self,
+        history: &mut History,
+        past: &Clock,
+        fenced: &Clock,
+        (floor, lanes): (Option<Stamp>, u32),
+    ) {
         self.past.join(past);
         self.fenced.join(fenced);
         self.floor = floor.unwrap_or(self.floor);
-        self.meet(history);
+        self.meet_some(history, lanes);
     }
 
     /// An atomic at an address: the warp learns of what others released there, and releases its own fenced past.

@@ -61,6 +61,8 @@ pub enum Kind {
     StepLimit,
     /// An operand that the instruction does not allow.
     BadOperand,
+    /// An access to the shared memory of a block of the cluster that may not have started, or may have exited.
+    BlockAbsent,
     /// A `trap`, or a call of a function that is not part of the module, such as a failed assertion.
     Trap,
 }
@@ -77,6 +79,7 @@ impl fmt::Display for Kind {
             Kind::Deadlock => "deadlock",
             Kind::StepLimit => "step limit reached",
             Kind::BadOperand => "operand not allowed",
+            Kind::BlockAbsent => "block of the cluster absent",
             Kind::Trap => "trap",
         })
     }

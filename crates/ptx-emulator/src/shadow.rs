@@ -14,12 +14,13 @@ pub(crate) enum Touch {
     Atomic,
 }
 
-/// Neighbouring lanes that access neighbouring places, or several lanes that access one place together.
+/// Neighbouring lanes that access evenly spaced places, or several lanes that access one place together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// Byte where it starts, and bytes of each lane.
+    /// Byte where it starts, bytes of each lane, and from one lane to the next, which is no less.
     pub start: usize,
     pub bytes: usize,
+    pub step: usize,
     /// The first lane, and how many places there are.
     pub first: u32,
     pub count: u32,
@@ -48,11 +49,74 @@ struct Marks {
 impl Run {
     /// One lane.
     pub fn single(lane: u32, start: usize, bytes: usize) -> Run {
-        Run { start, bytes, first: lane, count: 1, mask: 1 << lane }
+        Run { start, bytes, step: bytes, first: lane, count: 1, mask: 1 << lane }
     }
 
+    /// Bytes from the start of its first place to the end of its last one.
+    #[inline(always)]
     pub fn length(&self) -> usize {
-        self.bytes * self.count as usize
+        self.step * (self.count as usize - 1) + self.bytes
+    }
+
+    /// There are gaps between its places.
+    #[inline(always)]
+    pub fn is_spaced(&self) -> bool {
+        self.step != self.bytes
+    }
+
+    /// One lane after the other.
+    pub fn singles(self) -> impl Iterator<Item = Run> {
+        (0..self.count).map(move |n| Run::single(self.first + n, self.start + n as usize * self.step, self.bytes))
+    }
+}
+
+/// Whether it is one of the most frequent accesses, which loops of a fixed length do.
+#[inline(always)]
+fn is_usual(run: &Run, touch: Touch, shift: u32, who: &Order) -> bool {
+    touch != Touch::Atomic && run.bytes == 4 && shift == WORD && !who.exact
+}
+
+/// `COUNT` cells from an index on.
+#[inline(always)]
+fn words_at<const COUNT: usize>(cells: &mut [Stamp], at: usize) -> Option<&mut [Stamp; COUNT]> {
+    cells.get_mut(at..).and_then(|cells| cells.first_chunk_mut())
+}
+
+/// Whether something holds of all cells, each with the stamp of the lane that now accesses it.
+#[inline(always)]
+fn all<const COUNT: usize>(cells: &[Stamp; COUNT], stamp: Stamp, fine: impl Fn(Stamp, Stamp) -> bool) -> bool {
+    let mut wrong = 0;
+    for (n, cell) in cells.iter().enumerate() {
+        wrong |= u32::from(!fine(*cell, stamp.wrapping_add(n as u32)));
+    }
+    wrong == 0
+}
+
+/// Leaves each lane's stamp.
+#[inline(always)]
+fn note<const COUNT: usize>(cells: &mut [Stamp; COUNT], stamp: Stamp) {
+    for (n, cell) in cells.iter_mut().enumerate() {
+        *cell = stamp.wrapping_add(n as u32);
+    }
+}
+
+/// Visits each cell of a spaced run: its index and its stamp.
+#[inline(always)]
+fn for_spaced(run: &Run, shift: u32, stamp: Stamp, mut visit: impl FnMut(usize, Stamp)) {
+    let (step, per_lane) = (run.step >> shift, run.bytes >> shift);
+    let (mut cell, mut stamp) = (run.start >> shift, stamp + run.first);
+    if per_lane == 1 {
+        for _ in 0..run.count {
+            visit(cell, stamp);
+            cell += step;
+            stamp += 1;
+        }
+        return;
+    }
+    for _ in 0..run.count {
+        (0..per_lane).for_each(|n| visit(cell + n, stamp));
+        cell += step;
+        stamp += 1;
     }
 }
 
@@ -114,25 +178,74 @@ fn check_write(earlier: Stamp, touch: Touch, lanes: (u32, u32), who: &Order, his
 /// Bytes of a cell, as a power of two: four until the first access to fewer of them.
 const WORD: u32 = 2;
 
+/// The stamp of a write that goes on beside its thread: above all others, so that no barrier brings it into the past.
+pub(crate) const IN_FLIGHT: Stamp = FLAG - SEGMENT;
+
 /// The shadow of a block's shared memory. What is below the block's first stamp was left by an earlier block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SharedShadow {
     shift: u32,
     write: Vec<Stamp>,
     /// For each warp its last read of each cell: all warps read what one has written, so there is little to save here.
     reads: Vec<Stamp>,
-    warps: usize,
+    /// Rows of `reads`. In a cluster there is one more than the block has warps: what warps of other blocks read.
+    rows: usize,
+    /// The number of the block's first warp in its cluster.
+    first: u32,
+    /// For `1 << PAGE` bytes each the last read of any warp: mostly a barrier came after it, and settles all reads there.
+    pages: Vec<Stamp>,
 }
+
+/// Bytes of a page, as a power of two.
+const PAGE: u32 = 9;
 
 impl SharedShadow {
     pub fn new(bytes: usize, warps: usize) -> SharedShadow {
         let cells = bytes.div_ceil(1 << WORD);
-        SharedShadow { shift: WORD, write: vec![0; cells], reads: vec![0; cells * warps], warps }
+        let pages = (bytes >> PAGE) + 1;
+        let (write, reads, pages) = (vec![0; cells], vec![0; cells * warps], vec![0; pages]);
+        SharedShadow { shift: WORD, write, reads, rows: warps, first: 0, pages }
+    }
+
+    /// The shadow of a block whose warps are numbered from `first` on in its cluster.
+    pub fn in_cluster(mut self, first: u32) -> SharedShadow {
+        (self.first, self.rows) = (first, self.rows + 1);
+        self.reads.resize(self.write.len() * self.rows, 0);
+        self
+    }
+
+    /// Checks and notes an access by a warp of another block.
+    #[inline(never)]
+    pub fn touch_from_outside(
+        &mut self,
+        run: &Run,
+        touch: Touch,
+        who: &mut Order,
+        history: &mut History,
+    ) -> Result<(), Clash> {
+        if run.bytes < 4 && self.shift == WORD {
+            self.split();
+        }
+        let marks = Marks::new(run, self.shift, who, history);
+        if touch != Touch::Read {
+            return self.write(&marks, touch, who, history);
+        }
+        self.check_writes(&marks, touch, who, history)?;
+        self.note_page(run, who.stamp);
+        let row = &mut self.reads[(self.rows - 1) * self.write.len()..][marks.start..marks.end];
+        keep_readers(row, &marks, who, history)
     }
 
     fn split(&mut self) {
         let bytes = |cells: &[Stamp]| cells.iter().flat_map(|cell| [*cell; 4]).collect();
         (self.shift, self.write, self.reads) = (0, bytes(&self.write), bytes(&self.reads));
+    }
+
+    /// Makes a write's stamp that of some bytes, which have been checked: four or more, or all accesses are to bytes.
+    pub fn set(&mut self, start: usize, bytes: usize, stamp: Stamp) {
+        if let Some(cells) = self.write.get_mut(start >> self.shift..=(start + bytes - 1) >> self.shift) {
+            cells.fill(stamp);
+        }
     }
 
     /// Checks and notes an access that lies within the memory.
@@ -141,10 +254,105 @@ impl SharedShadow {
         if run.bytes < 4 && self.shift == WORD {
             self.split();
         }
+        if run.is_spaced() {
+            return self.touch_spaced(run, touch, who, history);
+        }
+        if is_usual(run, touch, self.shift, who) {
+            let settled = match run.count {
+                1 => self.touch_words::<1>(run, touch, who.stamp_of(history, run.mask), who),
+                16 => self.touch_words::<16>(run, touch, who.stamp | run.first, who),
+                32 => self.touch_words::<32>(run, touch, who.stamp, who),
+                _ => false,
+            };
+            if settled {
+                return Ok(());
+            }
+        }
         let marks = Marks::new(run, self.shift, who, history);
         match touch {
             Touch::Read => self.read(&marks, who, history),
             _ => self.write(&marks, touch, who, history),
+        }
+    }
+
+    /// The usual case in one go, and else one lane after the other.
+    #[inline(never)]
+    fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        let since = if touch == Touch::Write { 0 } else { who.block_start };
+        let mut fine = match touch {
+            Touch::Read => !who.exact,
+            _ => touch == Touch::Write && self.reads_settled(run, who),
+        };
+        for_spaced(run, self.shift, who.stamp, |cell, mine| {
+            let write = self.write[cell];
+            fine &= ((write >= since) & (write < who.floor)) | (write == mine);
+        });
+        if !fine {
+            return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
+        }
+        if touch == Touch::Read {
+            self.note_page(run, who.stamp);
+            let row = &mut self.reads[(who.warp - self.first) as usize * self.write.len()..];
+            for_spaced(run, self.shift, who.stamp, |cell, stamp| row[cell] = later_read(row[cell], stamp, who));
+        } else {
+            for_spaced(run, self.shift, who.stamp, |cell, stamp| self.write[cell] = stamp);
+        }
+        Ok(())
+    }
+
+    /// Notes a read or write of some words, if numbers suffice to see that it is right.
+    #[inline(always)]
+    fn touch_words<const COUNT: usize>(&mut self, run: &Run, touch: Touch, stamp: Stamp, who: &Order) -> bool {
+        let cell = run.start >> WORD;
+        let row = (who.warp - self.first) as usize * self.write.len() + cell;
+        if touch == Touch::Write {
+            let settled = self.reads_settled(run, who) || self.rows_settled::<COUNT>(cell, stamp, who);
+            let Some(written) = words_at::<COUNT>(&mut self.write, cell).filter(|_| settled) else { return false };
+            let fine = all(written, stamp, |write, mine| (write < who.floor) | (write == mine));
+            if fine {
+                note(written, stamp);
+            }
+            return fine;
+        }
+        let (Some(written), Some(reads)) =
+            (words_at::<COUNT>(&mut self.write, cell), words_at::<COUNT>(&mut self.reads, row))
+        else {
+            return false;
+        };
+        let since = who.floor - who.block_start;
+        let fine = all(written, stamp, |write, mine| (write.wrapping_sub(who.block_start) < since) | (write == mine));
+        if fine {
+            for (n, read) in reads.iter_mut().enumerate() {
+                *read = later_read(*read, stamp.wrapping_add(n as u32), who);
+            }
+            self.note_page(run, who.stamp);
+        }
+        fine
+    }
+
+    /// Whether all warps' reads of some words are in the past, or those of the lanes that now write there.
+    fn rows_settled<const COUNT: usize>(&mut self, cell: usize, stamp: Stamp, who: &Order) -> bool {
+        let cells = self.write.len();
+        (0..self.rows).all(|warp| {
+            words_at::<COUNT>(&mut self.reads, warp * cells + cell)
+                .is_some_and(|row| all(row, stamp, |read, mine| (read < who.floor) | (read == mine)))
+        })
+    }
+
+    /// Whether all reads of a run's pages are in the past.
+    #[inline(always)]
+    fn reads_settled(&self, run: &Run, who: &Order) -> bool {
+        let (first, last) = (run.start >> PAGE, (run.start + run.length() - 1) >> PAGE);
+        self.pages[first..=last].iter().all(|page| *page < who.floor)
+    }
+
+    #[inline(always)]
+    fn note_page(&mut self, run: &Run, stamp: Stamp) {
+        let (first, last) = (run.start >> PAGE, (run.start + run.length() - 1) >> PAGE);
+        let page = &mut self.pages[first];
+        *page = stamp.max(*page);
+        for page in &mut self.pages[first + 1..=last] {
+            *page = stamp.max(*page);
         }
     }
 
@@ -154,8 +362,9 @@ impl SharedShadow {
         if low < who.block_start || high >= who.floor {
             self.check_writes(marks, Touch::Read, who, history)?;
         }
+        self.note_page(&marks.run, who.stamp);
         let cells = self.write.len();
-        let row = &mut self.reads[who.warp as usize * cells..][marks.start..marks.end];
+        let row = &mut self.reads[(who.warp - self.first) as usize * cells..][marks.start..marks.end];
         if who.exact {
             return keep_readers(row, marks, who, history);
         }
@@ -194,7 +403,8 @@ impl SharedShadow {
         if high >= who.floor || (touch == Touch::Atomic && low < who.block_start) {
             self.check_writes(marks, touch, who, history)?;
         }
-        for warp in 0..self.warps {
+        let unsettled = if self.reads_settled(&marks.run, who) { 0 } else { self.rows };
+        for warp in 0..unsettled {
             let row = &self.reads[warp * self.write.len()..][marks.start..marks.end];
             if extent(row).1 >= who.floor {
                 check_reads(row, marks, who.block_start, who, history)?;
@@ -209,7 +419,8 @@ impl SharedShadow {
 /// What is kept of a warp's reads of a cell: the later one, and lanes that differ as "many".
 #[inline(always)]
 fn later_read(old: Stamp, new: Stamp, who: &Order) -> Stamp {
-    let apart = old >= who.met && old != new && ((old ^ new) & MANY != 0 || new & MANY == MANY);
+    let same_lane = ((old ^ new) & MANY == 0) & (new & MANY != MANY);
+    let apart = (old >= who.met) & (old != new) & !same_lane;
     if apart { who.stamp | MANY } else { new }
 }
 
@@ -270,6 +481,20 @@ impl GlobalShadow {
         if run.bytes < 4 && self.shift == WORD {
             self.split();
         }
+        if run.is_spaced() {
+            return self.touch_spaced(run, touch, who, history);
+        }
+        if is_usual(run, touch, self.shift, who) {
+            let settled = match run.count {
+                1 => self.touch_words::<1>(run, touch, who.stamp_of(history, run.mask), who),
+                16 => self.touch_words::<16>(run, touch, who.stamp | run.first, who),
+                32 => self.touch_words::<32>(run, touch, who.stamp, who),
+                _ => false,
+            };
+            if settled {
+                return Ok(());
+            }
+        }
         let marks = Marks::new(run, self.shift, who, history);
         let writes = &mut self.write[marks.start..marks.end];
         let reads = &mut self.read[marks.start..marks.end];
@@ -289,13 +514,50 @@ impl GlobalShadow {
         mark(writes, &marks, if touch == Touch::Atomic { FLAG } else { 0 });
         Ok(())
     }
+
+    /// Notes a read or write of some words, if numbers suffice to see that it is right.
+    #[inline(always)]
+    fn touch_words<const COUNT: usize>(&mut self, run: &Run, touch: Touch, stamp: Stamp, who: &Order) -> bool {
+        let cell = run.start >> WORD;
+        let (Some(written), Some(reads)) =
+            (words_at::<COUNT>(&mut self.write, cell), words_at::<COUNT>(&mut self.read, cell))
+        else {
+            return false;
+        };
+        let fine = |earlier: Stamp, mine: Stamp| is_past(earlier, who) | (earlier == mine);
+        let settled = all(written, stamp, fine) && all(reads, stamp, fine);
+        if settled {
+            note(if touch == Touch::Read { reads } else { written }, stamp);
+        }
+        settled
+    }
+
+    /// The usual case in one go, and else one lane after the other.
+    #[inline(never)]
+    fn touch_spaced(&mut self, run: &Run, touch: Touch, who: &mut Order, history: &mut History) -> Result<(), Clash> {
+        let mut past = !who.exact;
+        for_spaced(run, self.shift, who.stamp, |cell, _| {
+            past &= is_past(self.write[cell], who) & is_past(self.read[cell], who);
+        });
+        if !past || touch == Touch::Atomic {
+            return run.singles().try_for_each(|run| self.touch(&run, touch, who, history));
+        }
+        let cells = if touch == Touch::Read { &mut self.read } else { &mut self.write };
+        for_spaced(run, self.shift, who.stamp, |cell, stamp| cells[cell] = stamp);
+        Ok(())
+    }
 }
 
-/// Whether all stamps are in the past, as far as their numbers tell. Flagged ones are not.
+/// Whether a stamp is in the past, as far as its number tells. Flagged ones are not.
+#[inline(always)]
+fn is_past(stamp: Stamp, who: &Order) -> bool {
+    (stamp < who.launch) | ((stamp >= who.block_start) & (stamp < who.floor))
+}
+
+/// Whether all stamps are in the past, as far as their numbers tell.
 #[inline(always)]
 fn all_past(stamps: &[Stamp], who: &Order) -> bool {
-    let past = |stamp: Stamp| (stamp < who.launch) | ((stamp >= who.block_start) & (stamp < who.floor));
-    stamps.iter().fold(true, |all, stamp| all & past(*stamp))
+    stamps.iter().fold(true, |all, stamp| all & is_past(*stamp, who))
 }
 
 #[inline(always)]

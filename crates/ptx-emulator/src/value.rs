@@ -1,5 +1,6 @@
 //! Arithmetic on single values, as the PTX manual defines it.
 
+use crate::narrow::{self, Arithmetic, Narrow};
 use crate::op::*;
 
 /// The NaN that f32 instructions give.
@@ -459,6 +460,11 @@ pub(crate) fn atomic(op: Atomic, size: u32, old: u64, operand: u64, swap: u64) -
     let signed = |bits: u64| if size == 8 { bits as i64 } else { i64::from(bits as u32 as i32) };
     match op {
         Atomic::Add => old.wrapping_add(operand),
+        Atomic::AddDouble => bin64(Bin64::AddFloat, old, operand),
+        Atomic::AddPair(format) => {
+            let add = Narrow::Compute { op: Arithmetic::Add, format, pair: true };
+            narrow::apply(add, old as u32, operand as u32, 0).into()
+        }
         Atomic::AddFloat => bits(float(old as u32) + float(operand as u32)).into(),
         Atomic::MinSigned => signed(old).min(signed(operand)) as u64,
         Atomic::MaxSigned => signed(old).max(signed(operand)) as u64,

@@ -283,6 +283,7 @@ fn conversions() {
     check("cvt.sat.f32.f32 %f4, %f1", &[f(-1.5)], 0);
     check("cvt.ftz.f32.f32 %f4, %f1", &[1], 0);
     check("cvt.s64.s32 %rd4, %r1", &[s(-3)], l(-3));
+    check("cvt.s64.s32 %rd4, %rd1", &[0x1_ffff_fffd], l(-3));
     check("cvt.u64.u32 %rd4, %r1", &[s(-1)], 0xffff_ffff);
     check("cvt.u32.u64 %r4, %rd1", &[0x1_0000_0005], 5);
     check("cvt.u64.u16 %rd4, %h1", &[0xfffe], 0xfffe);
@@ -504,7 +505,7 @@ fn barriers_and_fences_let_others_work_be_seen() {
 #[test]
 fn unknown_forms_stop_with_their_name() {
     for opcode in
-        ["frobnicate.b32", "add.frob.s32", "ld.global.v8.f32", "cvt.rn.frob.f32", "setp.lt.b128", "bar.red.popc.u32"]
+        ["frobnicate.b32", "add.frob.s32", "ld.global.v8.f32", "cvt.rn.frob.f32", "setp.lt.b128", "bar.red.xor.pred"]
     {
         match run(&format!("{opcode} %r4, %r1;"), "%r4", &[], 1) {
             Err(Error::UnknownOpcode { opcode: named, line }) => assert_eq!((named.as_str(), line > 0), (opcode, true)),
@@ -522,7 +523,7 @@ fn unknown_forms_stop_with_their_name() {
 fn what_cannot_start_says_why() {
     let module = Module::parse(&format!("{HEAD} ret; }}")).unwrap();
     let mut memory = Memory::new();
-    let shape = Shape { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 1, 1], block: [1, 1, 1], ..Shape::default() };
     let mut launch = |name: &str, shape: Shape, args: &[Arg]| {
         let error = module.launch(name, &shape, args, &mut memory, &Options::default());
         assert!(matches!(error, Err(Error::Launch(_))), "{error:?}");

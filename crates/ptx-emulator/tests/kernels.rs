@@ -24,7 +24,7 @@ fn matmul(ptx: &str, [m, k, n]: [usize; 3], seed: u64) -> Result<Vec<f32>, Error
     let b = memory.alloc_f32("b", &numbers(k * n, 2));
     let c = memory.alloc("c", m * n * 4);
     let shape =
-        Shape { grid: [n.div_ceil(16) as u32, m.div_ceil(16) as u32, 1], block: [16, 16, 1], dynamic_shared: 0 };
+        Shape { grid: [n.div_ceil(16) as u32, m.div_ceil(16) as u32, 1], block: [16, 16, 1], ..Shape::default() };
     let size = |n: usize| Arg::S32(n as i32);
     let args = [Arg::U64(a), Arg::U64(b), Arg::U64(c), size(m), size(k), size(n)];
     Module::parse(ptx)?.launch("matmul", &shape, &args, &mut memory, &Options { seed, ..Options::default() })?;
@@ -77,7 +77,7 @@ fn a_grid_that_is_too_small_leaves_outputs_unwritten() {
     let a = memory.alloc_f32("a", &numbers(17 * 4, 1));
     let b = memory.alloc_f32("b", &numbers(4 * 4, 2));
     let c = memory.alloc("c", 17 * 4 * 4);
-    let shape = Shape { grid: [1, 1, 1], block: [16, 16, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 1, 1], block: [16, 16, 1], ..Shape::default() };
     let args = [Arg::U64(a), Arg::U64(b), Arg::U64(c), Arg::S32(17), Arg::S32(4), Arg::S32(4)];
     Module::parse(MATMUL).unwrap().launch("matmul", &shape, &args, &mut memory, &Options::default()).unwrap();
     assert!(!memory.is_written(c, 17 * 4 * 4).unwrap());
@@ -89,7 +89,7 @@ fn a_row_too_many_is_out_of_bounds() {
     let a = memory.alloc_f32("a", &numbers(4 * 4, 1));
     let b = memory.alloc_f32("b", &numbers(4 * 4, 2));
     let c = memory.alloc("c", 5 * 4 * 4);
-    let shape = Shape { grid: [1, 1, 1], block: [16, 16, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 1, 1], block: [16, 16, 1], ..Shape::default() };
     let args = [Arg::U64(a), Arg::U64(b), Arg::U64(c), Arg::S32(5), Arg::S32(4), Arg::S32(4)];
     let module = Module::parse(MATMUL).unwrap();
     match module.launch("matmul", &shape, &args, &mut memory, &Options::default()) {
@@ -109,7 +109,7 @@ fn softmax(rows: usize, classes: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
     memory.write(label, &labels).unwrap();
     let p = memory.alloc("p", rows * classes * 4);
     let loss = memory.alloc("loss", rows * 4);
-    let shape = Shape { grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [rows.div_ceil(4) as u32, 1, 1], block: [128, 1, 1], ..Shape::default() };
     let sizes = [Arg::S32(rows as i32), Arg::S32(classes as i32)];
     let args = [Arg::U64(z), Arg::U64(label), Arg::U64(p), Arg::U64(loss), sizes[0], sizes[1]];
     let options = Options { seed, ..Options::default() };

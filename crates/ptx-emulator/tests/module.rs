@@ -9,7 +9,7 @@ use ptx_emulator::{Arg, Error, Kind, Memory, Module, Options, Shape};
 const MODULE: &str = include_str!("fixtures/module.ptx");
 
 fn shape(threads: u32, dynamic_shared: u32) -> Shape {
-    Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared }
+    Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared, ..Shape::default() }
 }
 
 fn word(memory: &mut Memory, address: u64) -> u32 {

@@ -20,7 +20,7 @@ fn run_with(body: &str, grid: u32, options: &Options) -> Result<(), Error> {
     let mut memory = Memory::new();
     let written = memory.alloc_f32("g", &[0.0; 256]);
     let fresh = memory.alloc("h", 1024);
-    let shape = Shape { grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [grid, 1, 1], block: [64, 1, 1], ..Shape::default() };
     module.launch("bug", &shape, &[Arg::U64(written), Arg::U64(fresh)], &mut memory, options).map(drop)
 }
 
@@ -214,4 +214,94 @@ fn a_report_reads_as_one_line() {
         text.starts_with("misaligned access: ld.global.u32 in bug (bug.cu:85), block (0, 0, 0), thread (0, 0, 0): "),
         "{text}"
     );
+}
+
+#[test]
+fn a_warp_barrier_of_some_lanes_orders_only_those() {
+    // Two half-warps, each with a barrier of its own between writing and reading.
+    let halves = |read: &str| {
+        format!(
+            "@!%p3 bra END; mov.u64 %rd1, s; add.s64 %rd2, %rd1, %mine; st.shared.u32 [%rd2], %t;
+             mov.u32 %r2, 0xffff; @!%p2 mov.u32 %r2, 0xffff0000; bar.warp.sync %r2; {read} END:"
+        )
+    };
+    let at_distance = |distance: u32| {
+        format!(
+            "xor.b32 %r1, %t, {distance}; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd1; ld.shared.u32 %r3, [%rd3];"
+        )
+    };
+    clean(&halves(&at_distance(1)), 1);
+    caught(&halves(&at(90, &at_distance(16))), 1, Kind::Race, 90);
+    // A second barrier, of all lanes, orders the halves.
+    clean(&halves(&format!("bar.warp.sync -1; {}", at_distance(16))), 1);
+    // Of what all lanes of a half have read, one lane may be overwritten after the half's barrier, not after another's.
+    let overwrite = |lane: u32| {
+        format!(
+            "ld.shared.u32 %r4, [%rd2]; mov.u32 %r5, 0; @!%p2 ld.shared.u32 %r5, [s+64]; bar.warp.sync %r2; {}",
+            at(91, &format!("setp.eq.u32 %p1, %t, {lane}; @%p1 st.shared.u32 [s+64], %t;"))
+        )
+    };
+    clean(&halves(&overwrite(20)), 1);
+    caught(&halves(&overwrite(3)), 1, Kind::Race, 91);
+}
+
+#[test]
+fn what_an_atomic_learns_only_its_warp_knows_until_a_barrier() {
+    // Thread 0 of each block writes a word, and by a counter the last block learns of the others' words. Its second
+    // warp finds out by a counter of its own, which releases nothing, that it belongs to the last block.
+    let body = |between: &str| {
+        format!(
+            "mul.wide.u32 %rd1, %c, 4; add.s64 %rd2, %g, %rd1; @!%p1 bra OTHERS;
+             st.global.u32 [%rd2+16], %c; membar.gl; atom.global.add.u32 %r1, [%g], 1;
+             OTHERS: {between} setp.eq.u32 %p2, %t, 32; mov.u32 %r2, 0; @%p2 atom.global.add.u32 %r2, [%g+8], 1;
+             setp.eq.u32 %p3, %r2, 1; xor.b32 %r3, %c, 1; mul.wide.u32 %rd3, %r3, 4; add.s64 %rd3, %rd3, %g; {}",
+            at(92, "@%p3 ld.global.u32 %r4, [%rd3+16];")
+        )
+    };
+    clean(&body("bar.sync 0;"), 2);
+    caught(&body(""), 2, Kind::Race, 92);
+}
+
+#[test]
+fn all_blocks_that_read_a_word_count_when_another_writes_it() {
+    // By the order of their arrival, two blocks read a word and tell of it, the third learns and overwrites it.
+    let body = |first: &str| {
+        format!(
+            "@!%p1 bra END; atom.global.add.u32 %r1, [%g+4], 1;
+             setp.eq.u32 %p2, %r1, 2; @%p2 bra LAST; ld.global.u32 %r2, [%g+64];
+             setp.eq.u32 %p3, %r1, 0; @%p3 bra FIRST;
+             membar.gl; red.global.add.u32 [%g], 1; bra END;
+             FIRST: {first} bra END;
+             LAST: atom.global.add.u32 %r3, [%g], 1; {} END:",
+            at(93, "st.global.u32 [%g+64], %t;")
+        )
+    };
+    clean(&body("membar.gl; red.global.add.u32 [%g], 1;"), 3);
+    caught(&body(""), 3, Kind::Race, 93);
+}
+
+#[test]
+fn barriers_that_are_not_aligned_count_threads() {
+    // The halves of the first warp come to the barrier at different places.
+    let parted = |barrier: &str| format!("@%p2 bra FIRST; {barrier} bra END; FIRST: {barrier} END:");
+    clean(&parted("barrier.sync 1, 64;"), 1);
+    clean(&parted("barrier.sync 0;"), 1);
+    caught(&at(94, &parted("bar.sync 1, 64;")), 1, Kind::DivergentBarrier, 94);
+    // 16 threads never come.
+    let report = caught(&at(95, "@%p2 bra END; barrier.sync 1, 64; END:"), 1, Kind::DivergentBarrier, 95);
+    assert!(report.detail.contains("48 of 64 threads at barrier 1"), "{report}");
+    // It orders what the two warps do before and after it.
+    let swap = |barrier: &str| {
+        format!(
+            "mov.u64 %rd1, s; add.s64 %rd2, %rd1, %mine; add.s64 %rd3, %rd1, %next; st.shared.u32 [%rd2], %t; {} {}",
+            parted(barrier),
+            at(97, "ld.shared.u32 %r1, [%rd3];")
+        )
+    };
+    clean(&swap("barrier.sync 0;"), 1);
+    // Lanes that meet at a barrier without the rest of their warp are not ordered with it.
+    let apart =
+        "setp.ge.u32 %p1, %t, 32; @%p1 bra END; mov.u64 %rd1, s; add.s64 %rd2, %rd1, %mine; st.shared.u32 [%rd2], %t;
+                 xor.b32 %r1, %t, 16; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd1; barrier.arrive 1, 32;";
+    caught(&format!("{apart} {} END:", at(98, "ld.shared.u32 %r4, [%rd3];")), 1, Kind::Race, 98);
 }

@@ -25,7 +25,7 @@ fn launch(body: &str, a: &Words<4>, b: &Words<2>, c: &Words<4>, threads: u32) ->
     };
     let buffers = [fill("a", a.as_flattened()), fill("b", b.as_flattened()), fill("c", c.as_flattened())];
     let out = memory.alloc("out", 512);
-    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
+    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], ..Shape::default() };
     let args = [Arg::U64(buffers[0]), Arg::U64(buffers[1]), Arg::U64(buffers[2]), Arg::U64(out)];
     module.launch("k", &shape, &args, &mut memory, &Options::default())?;
     let words = memory.read(out, 512)?;

@@ -1,16 +1,22 @@
 //! The operations behind `Op::Rare`.
 
-use super::{ALL, Flow, Found, LANES, Machine, Warp, find, lanes};
+use super::{ALL, Arrival, Asked, Flow, Found, LANES, Machine, Warp, find, lanes};
 use crate::access::addresses;
 use crate::compute::logic;
 use crate::mma;
-use crate::op::{Address, Comparison, Mma, R, Rare, Space};
+use crate::op::{Address, Comparison, Mma, Op, R, Rare, Space};
 use crate::report::Kind;
 use crate::value;
 
 impl Machine<'_> {
     /// Runs a rare operation in the lanes `active`; `mask` are all lanes at this instruction.
+    #[inline(never)]
     pub(super) fn rare(&mut self, warp: &mut Warp, op: &Rare, active: u32, mask: u32) -> Found<Flow> {
+        if let Rare::ClusterArrive { .. } | Rare::ClusterWait = op
+            && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)?
+        {
+            return Ok(Flow::Block);
+        }
         if let Rare::Mma(_) | Rare::LoadMatrix { .. } | Rare::MoveMatrix { .. } = op
             && !self.gathered(warp, ALL, active, mask, Kind::DivergentWarp)?
         {
@@ -36,6 +42,31 @@ impl Machine<'_> {
             Rare::LoadMatrix { slots, count, transpose, address } => {
                 self.load_matrix(warp, &slots[..*count as usize], *transpose, *address)?;
             }
+            Rare::Release(atomic) => {
+                warp.order.fence(&mut self.history);
+                if let Op::Atomic { op, access, operand, swap, wants_old } = atomic {
+                    self.atomic(warp, *op, access, *operand, *swap, *wants_old, active)?;
+                }
+            }
+            Rare::BarrierTally { d, id, count, source, aligned } => {
+                if *aligned && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {
+                    return Ok(Flow::Block);
+                }
+                let lane = active.trailing_zeros() as usize;
+                let id = warp.r[*id as usize][lane];
+                let count = count.map(|count| warp.r[count as usize][lane]);
+                warp.tallies.push(Asked { id, lanes: active, ayes: warp.pred(*source) & active, tally: *d });
+                return Ok(Flow::Barrier(Arrival { id, count, wait: true, aligned: *aligned, lanes: active }));
+            }
+            Rare::ClusterArrive { relaxed } => self.cluster_arrive(warp, *relaxed, active)?,
+            Rare::ClusterWait => return self.cluster_wait(warp, active),
+            Rare::MapAddress { d, a, rank } => self.map_address(warp, (*d, *a, *rank), active)?,
+            Rare::RankOf { d, a } => self.rank_of(warp, *d, *a, active),
+            Rare::Mbarrier { op, space, address } => return self.mbarrier(warp, op, (*space, *address), active),
+            Rare::StoreAsync { access, barrier } => self.store_async(warp, access, *barrier, active)?,
+            Rare::CopyAsync(copy) => self.start_copies(warp, copy, active)?,
+            Rare::CloseGroup => self.close_group(warp, active),
+            Rare::WaitForCopies(until) => self.wait_for_copies(warp, *until, active)?,
             Rare::Trap(what) => return find(Kind::Trap, active.trailing_zeros() as usize, what.clone()),
             Rare::Clock { d } => lanes(active).for_each(|lane| warp.set(*d, lane, self.steps)),
             Rare::MoveMatrix { d, a } => warp.r[*d as usize] = mma::transposed(&warp.r[*a as usize]),

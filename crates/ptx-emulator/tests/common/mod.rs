@@ -32,19 +32,23 @@ pub fn run(body: &str, result: &str, inputs: &[u64], threads: u32) -> Result<Vec
     let mut memory = Memory::new();
     let out = memory.alloc("out", 8 * threads as usize);
     let input = |i: usize| Arg::U64(inputs.get(i).copied().unwrap_or(0));
-    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 64 };
+    let shape = Shape { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 64, ..Shape::default() };
     let args = [Arg::U64(out), input(0), input(1), input(2)];
     module.launch("k", &shape, &args, &mut memory, &Options::default())?;
     let bytes = memory.read(out, 8 * threads as usize)?;
     Ok(bytes.chunks_exact(8).map(|b| b.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))).collect())
 }
 
-/// Checks `opcode result, sources` for a row of inputs and results.
+/// Checks `opcode result, sources` for a row of inputs and results: in one lane, and in a whole warp and part of another.
 #[track_caller]
 pub fn check(instruction: &str, inputs: &[u64], expected: u64) {
     let result = instruction.split_whitespace().nth(1).unwrap().trim_end_matches(',').split('|').next().unwrap();
-    let got = run(&format!("{instruction};"), result, inputs, 1).unwrap_or_else(|e| panic!("{instruction}: {e}"));
-    assert_eq!(got[0], expected, "{instruction} of {inputs:x?}: {:#x}, not {expected:#x}", got[0]);
+    for threads in [1, 40] {
+        let got = run(&format!("{instruction};"), result, inputs, threads);
+        for got in got.unwrap_or_else(|error| panic!("{instruction}: {error}")) {
+            assert_eq!(got, expected, "{instruction} of {inputs:x?}: {got:#x}, not {expected:#x}");
+        }
+    }
 }
 
 /// The bits of a number, as an input or a result.

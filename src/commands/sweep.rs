@@ -1,0 +1,336 @@
+//! `fused-lstm sweep`: one training for each combination of seeds and settings, side by side.
+
+use super::device::Chosen;
+use super::output::{line, percent, thousands};
+use super::progress::Shown;
+use super::train::{config, interrupted, interruptible, steps};
+use crate::cli::{OutputArgs, SettingsArgs, SweepArgs};
+use fused_lstm::config::Config;
+use fused_lstm::data::{Dataset, Split};
+use fused_lstm::engine::Engine;
+use fused_lstm::progress::Progress;
+use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
+use fused_lstm::{Error, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Most combinations of one sweep.
+const MOST: usize = 10_000;
+
+const REMEDY: &str = "choose another file with --out";
+
+/// One training of the sweep.
+struct Run {
+    config: Config,
+    plan: Plan,
+    outcome: Outcome,
+}
+
+/// How a training ended, if it began.
+enum Outcome {
+    /// Not begun, or interrupted.
+    Open,
+    Done(Done),
+    /// It diverged, or the device failed.
+    Failed(String),
+}
+
+struct Done {
+    validation: EvalReport,
+    test: EvalReport,
+    summary: Summary,
+}
+
+/// Runs the command.
+pub fn run(args: &SweepArgs) -> Result<()> {
+    let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
+    let side = Side::open(args)?;
+    let data = super::dataset(&args.data, None, &progress)?;
+    let mut runs = runs(args, &data)?;
+    prepare(&args.out)?;
+    interruptible()?;
+    let started = Instant::now();
+    progress.begin("training", runs.len() as u64);
+    train_all(&mut runs, &side, &data, &progress);
+    progress.end();
+    let seconds = started.elapsed().as_secs_f64();
+    let report = report(&runs, &data, &side, seconds);
+    write(&args.out, &report)?;
+    match args.output {
+        OutputArgs { quiet: true, .. } => {}
+        OutputArgs { json: true, .. } => line(&report.to_string())?,
+        _ => show(&runs, &args.out, seconds)?,
+    }
+    if interrupted() {
+        let done = runs.iter().filter(|run| !matches!(run.outcome, Outcome::Open)).count();
+        let found = format!("interrupted after {done} of {} trainings", runs.len());
+        return Err(Error::Stopped { found, remedy: format!("they are in {}", args.out.display()) });
+    }
+    Ok(())
+}
+
+/// What trains side by side.
+struct Side<'a> {
+    args: &'a SweepArgs,
+    /// Trainings at once.
+    workers: usize,
+    on_gpu: bool,
+}
+
+impl<'a> Side<'a> {
+    /// On the processor a training for each thread; on a GPU one after the other.
+    fn open(args: &'a SweepArgs) -> Result<Self> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(match Chosen::open(&args.device)? {
+            Chosen::Cpu { threads: 0 } => Self { args, workers: cores(), on_gpu: false },
+            Chosen::Cpu { threads } => Self { args, workers: threads, on_gpu: false },
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(_) => Self { args, workers: 1, on_gpu: true },
+        })
+    }
+
+    /// The engine of one training.
+    fn engine(&self, config: &Config, data: &Arc<Dataset>) -> Result<Box<dyn Engine>> {
+        let one = if self.on_gpu { Chosen::open(&self.args.device)? } else { Chosen::Cpu { threads: 1 } };
+        one.engine(config.model, config.adam, data.clone())
+    }
+
+    fn name(&self) -> String {
+        match (self.on_gpu, self.workers) {
+            (true, _) => "GPU, one training after the other".into(),
+            (false, 1) => "cpu, one training at a time".into(),
+            (false, workers) => format!("cpu, {workers} trainings at a time"),
+        }
+    }
+}
+
+/// Every combination of the flags' values, checked: a wrong one is told before anything is trained.
+fn runs(args: &SweepArgs, data: &Dataset) -> Result<Vec<Run>> {
+    let seeds = match args.seeds {
+        Some(count) => (0..count).collect(),
+        None => args.seed.clone(),
+    };
+    let count = [seeds.len(), args.lr.len(), args.hidden.len(), args.batch_size.len()];
+    let count = count.into_iter().fold(1, |product: usize, n| product.saturating_mul(n.max(1)));
+    if count > MOST {
+        return Err(Error::usage(
+            "sweep",
+            format!("that makes {count} trainings, more than {MOST}"),
+            "give fewer values",
+        ));
+    }
+    let mut runs = Vec::with_capacity(count);
+    for hidden in values(&args.hidden) {
+        for batch_size in values(&args.batch_size) {
+            for lr in values(&args.lr) {
+                for seed in values(&seeds) {
+                    let flags = SettingsArgs { hidden, batch_size, lr, seed, ..common(args) };
+                    let config = config(&flags, None, data)?;
+                    let plan = Plan::new(steps(&flags, &config, 0)?);
+                    runs.push(Run { config, plan, outcome: Outcome::Open });
+                }
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// The values of a flag, or once none.
+fn values<T: Copy>(given: &[T]) -> Vec<Option<T>> {
+    if given.is_empty() { vec![None] } else { given.iter().copied().map(Some).collect() }
+}
+
+/// What all trainings have in common.
+fn common(args: &SweepArgs) -> SettingsArgs {
+    SettingsArgs {
+        steps: args.steps,
+        epochs: args.epochs,
+        forget_bias: args.forget_bias,
+        init: args.init,
+        grad_clip: args.grad_clip,
+        ..SettingsArgs::default()
+    }
+}
+
+/// Trains all, each on one of the workers, which take the next one as they get free. What a training gives does not depend
+/// on the worker or on what else is trained.
+fn train_all(runs: &mut [Run], side: &Side<'_>, data: &Arc<Dataset>, progress: &Shown) {
+    let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let places: Vec<Mutex<&mut Run>> = runs.iter_mut().map(Mutex::new).collect();
+    let work = || {
+        while let Some(place) = places.get(next.fetch_add(1, Ordering::SeqCst)).filter(|_| !interrupted()) {
+            let mut run = place.lock().unwrap_or_else(PoisonError::into_inner);
+            run.outcome = match train_one(&run.config, &run.plan, side, data) {
+                Ok(done) => Outcome::Done(done),
+                Err(Error::Interrupted { .. }) => Outcome::Open,
+                Err(error) => Outcome::Failed(error.to_string()),
+            };
+            progress.update(done.fetch_add(1, Ordering::SeqCst) + 1);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..side.workers.min(places.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+}
+
+fn train_one(config: &Config, plan: &Plan, side: &Side<'_>, data: &Arc<Dataset>) -> Result<Done> {
+    let mut engine = side.engine(config, data)?;
+    engine.set_state(&config.initial_state())?;
+    let summary = train::train(engine.as_mut(), data, config, plan, &mut Silent)?;
+    let validation = train::evaluate(engine.as_mut(), data, Split::Validation)?;
+    let test = train::evaluate(engine.as_mut(), data, Split::Test)?;
+    Ok(Done { validation, test, summary })
+}
+
+/// Watches for the user's wish to stop, and for nothing else.
+struct Silent;
+
+impl Observer for Silent {
+    fn step(&mut self, _: &StepReport) -> Result<()> {
+        Ok(())
+    }
+    fn validation(&mut self, _: u64, _: &EvalReport) -> Result<()> {
+        Ok(())
+    }
+    fn stop(&self) -> bool {
+        interrupted()
+    }
+}
+
+/// Everything that the sweep found, as JSON.
+fn report(runs: &[Run], data: &Dataset, side: &Side<'_>, seconds: f64) -> Value {
+    let run = |run: &Run| {
+        let Config { model, adam, seed, batch_size, .. } = &run.config;
+        let mut fields = json!({
+            "seed": seed,
+            "lr": adam.learning_rate,
+            "hidden": model.dims.h,
+            "batch_size": batch_size,
+            "steps": run.plan.steps,
+            "outcome": match &run.outcome {
+                Outcome::Open => "open",
+                Outcome::Done(_) => "done",
+                Outcome::Failed(_) => "failed",
+            },
+        });
+        match &run.outcome {
+            Outcome::Open => {}
+            Outcome::Failed(error) => fields["error"] = json!(error),
+            Outcome::Done(Done { validation, test, summary }) => {
+                fields["validation_accuracy"] = json!(validation.accuracy);
+                fields["validation_loss"] = json!(validation.loss);
+                fields["test_accuracy"] = json!(test.accuracy);
+                fields["test_loss"] = json!(test.loss);
+                fields["train_seconds"] = json!(summary.train_time.as_secs_f64());
+            }
+        }
+        fields
+    };
+    json!({
+        "event": "sweep",
+        "version": env!("CARGO_PKG_VERSION"),
+        "data": data.name,
+        "data_description": data.description,
+        "device": side.name(),
+        "seconds": seconds,
+        "runs": runs.iter().map(run).collect::<Vec<_>>(),
+    })
+}
+
+/// Where the report is written before it gets its name, so that there is never half of one.
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+/// Makes sure that the report can be written: now, and not after hours.
+fn prepare(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::usage(format!("--out {}", path.display()), "that is a folder", "name a file"));
+    }
+    let part = part_of(path);
+    let written = fs::write(&part, "").and_then(|()| fs::remove_file(&part));
+    written.map_err(|error| Error::io(path, "write", error, REMEDY))
+}
+
+fn write(path: &Path, report: &Value) -> Result<()> {
+    let part = part_of(path);
+    let written = fs::write(&part, format!("{report:#}\n")).and_then(|()| fs::rename(&part, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&part);
+        Error::io(path, "write", error, REMEDY)
+    })
+}
+
+/// The table, the best first, and what the seeds of a setting come to together.
+fn show(runs: &[Run], out: &Path, seconds: f64) -> Result<()> {
+    let done = |run: &Run| match &run.outcome {
+        Outcome::Done(done) => Some(done.validation.accuracy),
+        _ => None,
+    };
+    let mut order: Vec<&Run> = runs.iter().collect();
+    // Chosen by the validation images; the test images have no part in it.
+    order.sort_by(|a, b| done(b).partial_cmp(&done(a)).unwrap_or(std::cmp::Ordering::Equal));
+    line(&format!(
+        "{:>6}{:>10}{:>8}{:>8}{:>12}{:>12}{:>10}{:>10}",
+        "seed", "lr", "hidden", "batch", "validation", "test", "loss", "seconds"
+    ))?;
+    for run in order {
+        line(&row(run))?;
+    }
+    summaries(runs)?;
+    line(&format!("\n{} trainings in {seconds:.1} s; all of it is in {}", thousands(runs.len() as u64), out.display()))
+}
+
+fn row(run: &Run) -> String {
+    let Config { model, adam, seed, batch_size, .. } = &run.config;
+    let settings = format!("{seed:>6}{:>10}{:>8}{batch_size:>8}", rate(adam.learning_rate), model.dims.h);
+    match &run.outcome {
+        Outcome::Open => format!("{settings}  not trained to its end"),
+        Outcome::Failed(error) => format!("{settings}  {error}"),
+        Outcome::Done(Done { validation, test, summary }) => format!(
+            "{settings}{:>12}{:>12}{:>10.4}{:>10.1}",
+            percent(validation.accuracy),
+            percent(test.accuracy),
+            test.loss,
+            summary.train_time.as_secs_f64()
+        ),
+    }
+}
+
+/// `0.003`, `1e30`
+fn rate(rate: f64) -> String {
+    if (1e-4..1e4).contains(&rate) { rate.to_string() } else { format!("{rate:e}") }
+}
+
+/// Mean and spread of the test accuracy over the seeds of each setting, where there are several.
+fn summaries(runs: &[Run]) -> Result<()> {
+    let mut settings: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for run in runs {
+        if let Outcome::Done(done) = &run.outcome {
+            let Config { model, adam, batch_size, .. } = &run.config;
+            let name = format!("lr {}, hidden {}, batch {batch_size}", rate(adam.learning_rate), model.dims.h);
+            settings.entry(name).or_default().push(done.test.accuracy);
+        }
+    }
+    settings.retain(|_, accuracies| accuracies.len() > 1);
+    if !settings.is_empty() {
+        line("")?;
+    }
+    for (name, accuracies) in settings {
+        let n = accuracies.len() as f64;
+        let mean = accuracies.iter().sum::<f64>() / n;
+        let deviation = (accuracies.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+        line(&format!("{name}: test {} ± {} ({n} seeds)", percent(mean), percent(deviation)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! Bugs planted in the kernels, one at a time: the checks that run without a GPU must find every one of them. Some give
+//! right numbers, and only the emulator's checks of every access see them.
+//!
+//! Needs NVRTC, which compiles the kernels with their bug. Where there is none the test says that it is skipped, and fails
+//! if `REQUIRE_NVRTC` is set.
+
+mod support;
+
+use fused_lstm::cuda::emulated::Emulated;
+use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::{CudaEngine, kept, sources};
+use fused_lstm::data::{Dataset, Sequences, Split, Values};
+use fused_lstm::engine::{Engine, Model, State, Trace};
+use fused_lstm::fixture::relative_max;
+use fused_lstm::optimizer::Adam;
+use fused_lstm::reference::ReferenceEngine;
+use fused_lstm::shape::Dims;
+use ptx_emulator::Options;
+use std::sync::Arc;
+use support::models::{dataset, dataset_of, start};
+
+/// Largest errors relative to each tensor's largest value, those of `tests/cuda.rs`.
+const OUTPUT: f64 = 4e-6;
+const GRADIENT: f64 = 2e-5;
+
+/// A bug: `from` becomes `to`, at one place of one file.
+struct Bug {
+    name: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// What the first finding must say: a tensor whose numbers are wrong, or the emulator's words.
+    found_by: &'static str,
+}
+
+const fn bug(
+    file: &'static str,
+    name: &'static str,
+    from: &'static str,
+    to: &'static str,
+    found_by: &'static str,
+) -> Bug {
+    Bug { name, file, from, to, found_by }
+}
+
+const BUGS: [Bug; 42] = [
+    // ---- common.cuh ----
+    bug("common.cuh", "sigmoid of -x", "expf(-x)", "expf(x)", "numbers"),
+    bug(
+        "common.cuh",
+        "warp sum without its first step",
+        "distance = WARP / 2; distance > 0; distance /= 2) value += _",
+        "distance = WARP / 4; distance > 0; distance /= 2) value += _",
+        "numbers",
+    ),
+    bug(
+        "common.cuh",
+        "block sum without its barrier",
+        "= value;\n    __syncthreads();",
+        "= value;",
+        "uninitialised memory",
+    ),
+    bug(
+        "common.cuh",
+        "block sum forgets a warp",
+        "warp < THREADS / WARP; warp++",
+        "warp < THREADS / WARP - 1; warp++",
+        "numbers",
+    ),
+    // ---- gather.cu ----
+    bug("gather.cu", "no guard at the end", "if (n >= (size_t)T * B * J) return;", "", "out of bounds"),
+    bug("gather.cu", "always the first batch", "rows[(size_t)*turn * B + b]", "rows[b]", "numbers"),
+    bug("gather.cu", "no 1 for the bias", "* scale : 1.0f", "* scale : 0.0f", "numbers"),
+    bug("gather.cu", "steps a row apart", "((size_t)row * T + t) * I + i", "((size_t)row + t) * I + i", "numbers"),
+    // ---- linear.cu ----
+    bug(
+        "linear.cu",
+        "no barrier after loading tiles",
+        "thread);\n        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < PRODUCT",
+        "thread);\n#pragma unroll 8\n        for (int depth = 0; depth < PRODUCT",
+        "race",
+    ),
+    bug(
+        "linear.cu",
+        "no barrier before loading the next tiles",
+        "still reads.\n        __syncthreads();",
+        "still reads.",
+        "race",
+    ),
+    bug("linear.cu", "no guard at the last column", "if (m >= M || n >= N) continue;", "if (m >= M) continue;", "race"),
+    bug(
+        "linear.cu",
+        "no guard at the last summand",
+        "inside && down < left ? matrix",
+        "down < left ? matrix",
+        "uninitialised memory",
+    ),
+    bug(
+        "linear.cu",
+        "the last part of a split is a whole one",
+        "K - k0 < chunk ? K : k0 + chunk",
+        "k0 + chunk",
+        "out of bounds",
+    ),
+    bug("linear.cu", "all parts of a split in one place", "c + (size_t)blockIdx.z * M * N", "c", "race"),
+    bug("linear.cu", "bias one row too late", "nullptr && m >= bias_from", "nullptr && m > bias_from", "numbers"),
+    bug("linear.cu", "the last part is not added", "z < S; z++", "z < S - 1; z++", "numbers"),
+    bug(
+        "linear.cu",
+        "column sums without their barrier",
+        "= sum;\n    __syncthreads();\n    if (threadIdx.y",
+        "= sum;\n    if (threadIdx.y",
+        "uninitialised memory",
+    ),
+    bug(
+        "linear.cu",
+        "column sums of one column",
+        "sum += sums[group][threadIdx.x]",
+        "sum += sums[group][0]",
+        "numbers",
+    ),
+    // ---- lstm.cu ----
+    bug("lstm.cu", "gates i and f exchanged", "GATE_I = 0, GATE_F = 1", "GATE_I = 1, GATE_F = 0", "numbers"),
+    bug(
+        "lstm.cu",
+        "no barrier after loading the forward tiles",
+        "        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float4 weight",
+        "#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float4 weight",
+        "race",
+    ),
+    bug(
+        "lstm.cu",
+        "no guard at the last hidden unit",
+        "if (row >= B || unit >= H) continue;\n        const float i = sig",
+        "if (row >= B) continue;\n        const float i = sig",
+        "race",
+    ),
+    bug(
+        "lstm.cu",
+        "a barrier that not all threads meet",
+        "        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float weight",
+        "        if (threadIdx.x < H) __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float weight",
+        "race",
+    ),
+    bug(
+        "lstm.cu",
+        "no barrier after loading the backward tiles",
+        "        __syncthreads();\n#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float weight",
+        "#pragma unroll 8\n        for (int depth = 0; depth < LSTM_DEPTH; depth++) {\n            const float weight",
+        "race",
+    ),
+    bug("lstm.cu", "dc is read at the last step", "last ? 0.0f : dc[cell]", "dc[cell]", "uninitialised memory"),
+    bug("lstm.cu", "dc does not pass the forget gate", "dc[cell] = d_c * f;", "dc[cell] = d_c;", "numbers"),
+    bug("lstm.cu", "derivative of tanh", "d_c * i * (1.0f - g * g)", "d_c * i * (1.0f - g)", "numbers"),
+    bug(
+        "lstm.cu",
+        "cell state of the wrong unit",
+        "fmaf(f, c_prev[cell], i * g)",
+        "fmaf(f, c_prev[(size_t)row * H + threadIdx.x], i * g)",
+        "numbers",
+    ),
+    bug(
+        "lstm.cu",
+        "a pair of numbers where one may start",
+        "const float i = gates[first + (size_t)GATE_I * H],",
+        "const float i = ((const float2*)(gates + first))->x + 0.0f * ((const float2*)(gates + first))->y,",
+        "misaligned",
+    ),
+    bug(
+        "lstm.cu",
+        "da of all rows in the first",
+        "da[first + (size_t)GATE_O * H]",
+        "da[unit + (size_t)GATE_O * H]",
+        "race",
+    ),
+    // ---- softmax_xent.cu ----
+    bug(
+        "softmax_xent.cu",
+        "lanes without a class leave before the shuffles",
+        "if (row >= B) return;\n    const float* of_row = logits + (size_t)row * K;\n    const int label",
+        "if (row >= B || lane >= K) return;\n    const float* of_row = logits + (size_t)row * K;\n    const int label",
+        "divergent warp instruction",
+    ),
+    bug(
+        "softmax_xent.cu",
+        "the largest logit is not taken off",
+        "const float probability = expf(of_row[k] - max)",
+        "const float probability = expf(of_row[k])",
+        "numbers",
+    ),
+    bug("softmax_xent.cu", "of equal logits the last", "other_best < best", "other_best > best", "numbers"),
+    bug("softmax_xent.cu", "loss of the predicted class", "max - of_row[label]", "max - of_row[best]", "numbers"),
+    bug(
+        "softmax_xent.cu",
+        "counts are read before the barrier",
+        "    const float total = block_sum<METRICS_THREADS>(sum);\n    if (threadIdx.x != 0) return;\n    u32 right = 0;\n    for (int warp = 0; warp < METRICS_THREADS / WARP; warp++) right += counts[warp];",
+        "    u32 right = 0;\n    for (int warp = 0; warp < METRICS_THREADS / WARP; warp++) right += counts[warp];\n    const float total = block_sum<METRICS_THREADS>(sum);\n    if (threadIdx.x != 0) return;",
+        "uninitialised memory",
+    ),
+    bug("softmax_xent.cu", "the loss of every step in one place", "mean_loss[*turn]", "mean_loss[0]", "never written"),
+    // ---- adam.cu ----
+    bug("adam.cu", "epsilon under the root", "(sqrtf(square) + epsilon)", "sqrtf(square + epsilon)", "numbers"),
+    bug(
+        "adam.cu",
+        "no guard at the end",
+        "    if (at >= n) return;\n    const float g",
+        "    const float g",
+        "out of bounds",
+    ),
+    bug("adam.cu", "always the first step size", "step_sizes[*turn]", "step_sizes[0]", "numbers"),
+    bug("adam.cu", "m is not kept", "    m[at] = mean;\n", "", "numbers"),
+    bug("adam.cu", "squares are added twice", "at < n; at += stride", "at < n; at += ADAM_THREADS", "numbers"),
+    bug("adam.cu", "clip is read where there is none", "clip != nullptr ?", "clip == nullptr ?", "out of bounds"),
+    bug("adam.cu", "every second batch", "*turn += 1;", "*turn += 2;", "uninitialised memory"),
+];
+
+/// The compiler; none where there is none and none is required.
+fn nvrtc() -> Option<Nvrtc> {
+    match Nvrtc::open() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(error) => {
+            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// The kernels with a bug.
+fn planted(bug: &Bug) -> String {
+    let mark = format!("#line 1 \"kernels/{}\"\n", bug.file);
+    let (before, rest) = sources::KERNELS.split_once(&mark).expect("the file is among the kernels");
+    let (file, after) = rest.split_at(rest.find("\n#line ").unwrap_or(rest.len()));
+    // Comments speak of the code in its own words.
+    let places = file.matches(bug.from).count();
+    assert_eq!(places, 1, "{}: {:?} stands {places} times in {}", bug.name, bug.from, bug.file);
+    format!("{before}{mark}{}{after}", file.replacen(bug.from, bug.to, 1))
+}
+
+fn ptx(nvrtc: &Nvrtc, source: &str) -> String {
+    let compiled = nvrtc.compile(source, "kernels.cu", &Target::Ptx("compute_75".into())).unwrap();
+    String::from_utf8(compiled.code).unwrap()
+}
+
+/// What is to be run: sizes, clipping, data in bytes or numbers.
+struct Case {
+    sizes: [usize; 6],
+    grad_clip: Option<f32>,
+    bytes: bool,
+}
+
+const CASES: [Case; 3] = [
+    // One tile of everything, odd sizes; sizes of several tiles and parts; data in bytes.
+    Case { sizes: [13, 5, 7, 9, 21, 10], grad_clip: None, bytes: false },
+    Case { sizes: [45, 3, 5, 33, 37, 35], grad_clip: Some(0.05), bytes: false },
+    Case { sizes: [300, 1, 3, 2, 3, 3], grad_clip: None, bytes: true },
+];
+
+const STEPS: usize = 3;
+
+fn compare(tensor: &str, got: &[f32], expected: &[f32], bound: f64) -> Result<(), String> {
+    let [got, expected] = [got, expected].map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+    let error = relative_max(&got, &expected);
+    if error <= bound { Ok(()) } else { Err(format!("numbers: {tensor} is off by {error:.1e}")) }
+}
+
+fn compare_traces(got: &Trace, expected: &Trace, model: Model) -> Result<(), String> {
+    compare("logits", &got.logits, &expected.logits, OUTPUT)?;
+    compare("h", &got.h_last, &expected.h_last, OUTPUT)?;
+    compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
+    compare("loss", &got.loss, &expected.loss, OUTPUT)?;
+    let ranges = model.layout().ranges().into_array();
+    for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
+        compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], GRADIENT)?;
+    }
+    compare("dx", &got.dx, &expected.dx, GRADIENT)
+}
+
+/// Everything that an engine shows of itself.
+fn run(engine: &mut dyn Engine, data: &Dataset, batch: usize) -> Result<(Trace, Vec<f32>, State, Vec<u32>), String> {
+    let told = |error: fused_lstm::Error| error.to_string();
+    let dims = engine.model().dims;
+    // With all parameters zero all logits are equal, and the first class is the answer.
+    let ties = engine.evaluate(Split::Train, &[0, 1, 2]).map_err(told)?.predicted;
+    engine.set_state(&start(dims)).map_err(told)?;
+    let trace = engine.trace(&data.train).map_err(told)?;
+    // Other rows in each step.
+    let batch = batch - batch / 4;
+    let rows: Vec<u32> = (0..STEPS * batch).map(|k| (k * 7 % data.train.len()) as u32).collect();
+    let metrics = engine.train_steps(&rows, batch).map_err(told)?;
+    let mut seen: Vec<f32> = metrics.iter().map(|m| m.loss).collect();
+    seen.extend(metrics.iter().map(|m| m.correct as f32));
+    seen.extend(engine.predict(&data.train).map_err(told)?);
+    Ok((trace, seen, engine.state().map_err(told)?, ties))
+}
+
+fn data_of(case: &Case, dims: Dims) -> Arc<Dataset> {
+    let n = case.sizes[0];
+    if !case.bytes {
+        return dataset(dims, n);
+    }
+    let bytes = (0..n * dims.sequence_len()).map(|k| (k * 37 % 256) as u8).collect();
+    let labels = (0..n).map(|k| (k % dims.k) as u32).collect();
+    dataset_of(Sequences::new(dims.t, dims.i, Values::U8 { bytes, scale: 1.0 / 255.0 }, labels), dims.k)
+}
+
+/// What the checks find in these kernels.
+fn findings(ptx: &str) -> Result<(), String> {
+    for case in &CASES {
+        let [batch, t, i, p, h, k] = case.sizes;
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let adam = Adam { grad_clip: case.grad_clip, ..Adam::default() };
+        let data = data_of(case, dims);
+        let on = |seed| {
+            let device = Emulated::new(ptx, Options { seed, ..Options::default() }).map_err(|e| e.to_string())?;
+            let mut engine = CudaEngine::new(device, model, adam, data.clone()).map_err(|e| e.to_string())?;
+            run(&mut engine, &data, batch)
+        };
+        let got = on(0)?;
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        let expected = run(&mut reference, &data, batch)?;
+        compare_traces(&got.0, &expected.0, model)?;
+        compare("losses, counts and probabilities", &got.1, &expected.1, OUTPUT)?;
+        compare("parameters", &got.2.parameters, &expected.2.parameters, GRADIENT)?;
+        if got.3 != expected.3 {
+            return Err("numbers: the class of equal logits".into());
+        }
+        if on(7)? != got {
+            return Err("another schedule gives other bits".into());
+        }
+    }
+    Ok(())
+}
+
+/// Plants each bug of a file and looks for it.
+fn check(file: &str) {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut missed = Vec::new();
+    for bug in BUGS.iter().filter(|bug| bug.file == file) {
+        let found = findings(&ptx(&nvrtc, &planted(bug))).err();
+        let text = found.as_deref().unwrap_or("nothing");
+        println!("{file}: {}: {text}", bug.name);
+        if !text.contains(bug.found_by) {
+            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn the_kernels_as_they_are_have_no_bug() {
+    assert_eq!(findings(kept::ptx()), Ok(()));
+}
+
+#[test]
+fn bugs_in_common_cuh() {
+    check("common.cuh");
+}
+
+#[test]
+fn bugs_in_gather_cu() {
+    check("gather.cu");
+}
+
+#[test]
+fn bugs_in_linear_cu() {
+    check("linear.cu");
+}
+
+#[test]
+fn bugs_in_lstm_cu() {
+    check("lstm.cu");
+}
+
+#[test]
+fn bugs_in_softmax_xent_cu() {
+    check("softmax_xent.cu");
+}
+
+#[test]
+fn bugs_in_adam_cu() {
+    check("adam.cu");
+}
+
+/// Every bug stands at one place of the kernels, and in the list that tells by what it is found. Needs no compiler.
+#[test]
+fn the_list_in_the_documentation_is_this_one() {
+    let chapter = include_str!("../docs/proving-kernels.md");
+    let listed: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
+    let rows: Vec<String> =
+        BUGS.iter().map(|bug| format!("| `{}` | {} | {} |", bug.file, bug.name, bug.found_by)).collect();
+    assert_eq!(listed, rows);
+    BUGS.iter().for_each(|bug| assert_ne!(planted(bug), sources::KERNELS));
+}
