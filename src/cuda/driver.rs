@@ -319,6 +319,20 @@ impl Driver {
         Ok(Self { gpu, context, stream, functions, origin, compiler, notes })
     }
 
+    /// Adds kernels from elsewhere, such as a test's, which the driver translates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if the driver refuses them or does not find one.
+    pub fn add(&mut self, ptx: &str, names: &[&'static str]) -> Result<()> {
+        let module = self.context.load_module(Ptx::from_src(ptx)).map_err(|e| self.failed("load kernels", e))?;
+        for &name in names {
+            let function = module.load_function(name).map_err(|e| self.failed(&format!("find kernel {name}"), e))?;
+            self.functions.insert(name, function);
+        }
+        Ok(())
+    }
+
     /// The GPU.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
