@@ -818,12 +818,6 @@ fn bench_in_words_and_its_bad_input() {
 
 // ---- kernels ----
 
-#[cfg(not(feature = "cuda"))]
-#[test]
-fn kernels_without_the_feature() {
-    run(&["kernels"]).fails_in_one_line(4, &["built without CUDA", "--features cuda"]);
-}
-
 #[test]
 fn an_architecture_that_is_none_is_refused() {
     for bad in ["90", "sm_", "sm_9", "sm_9x", "compute_90", "sm_90aa", "sm_90 --x", ""] {

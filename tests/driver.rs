@@ -7,7 +7,7 @@ mod support;
 use fused_lstm::Result;
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::cuda::cache::{Cache, Entry, Key};
-use fused_lstm::cuda::device::{Arg, Device, Launch};
+use fused_lstm::cuda::device::{Arg, Buffer, Device, Launch};
 use fused_lstm::cuda::driver::{self, Driver};
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
@@ -659,5 +659,31 @@ fn time_is_taken_between_two_events() {
     assert_eq!(calls.of("cuEventCreate").collect::<Vec<_>>(), ["flags 0", "flags 0"]);
     assert_eq!((calls.count("cuEventRecord"), calls.count("cuEventElapsedTime")), (2, 1));
     assert!(calls.counts().keys().all(|call| driver::CALLS.contains(call)));
+    calls.are_closed();
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn clusters_and_much_shared_memory_are_asked_for() {
+    if !Machine::is_within("clusters_and_much_shared_memory_are_asked_for") {
+        return;
+    }
+    {
+        let device = Driver::open(0, false).unwrap();
+        let turn = Buffer::from_slice(&device, "turn", &[0u32]).unwrap();
+        let args = [Arg::Address(turn.all().address())];
+        let (grid, block, cluster) = ([8, 2, 1], [1, 1, 1], [4, 2, 1]);
+        let launch = Launch { kernel: "advance", grid, block, cluster, shared: 100_000, args: &args };
+        // SAFETY: nothing runs on the stand-in.
+        unsafe { device.launch(&launch) }.unwrap();
+        // SAFETY: likewise.
+        unsafe { device.launch(&Launch { cluster: [1; 3], shared: 48 * 1024, ..launch }) }.unwrap();
+    }
+    let log = fs::read_to_string(std::env::var_os("STUB_CUDA_LOG").unwrap()).unwrap();
+    let calls = Calls(log.lines().map(str::to_owned).collect());
+    // 8 is CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 4 is CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION.
+    assert_eq!(calls.of("cuFuncSetAttribute").collect::<Vec<_>>(), ["advance 8 100000"]);
+    assert_eq!(calls.of("cuLaunchKernelEx").collect::<Vec<_>>(), ["advance 8,2,1 1,1,1 100000 1 4:4,2,1"]);
+    assert_eq!(calls.count("cuLaunchKernel"), 1);
     calls.are_closed();
 }

@@ -263,6 +263,11 @@ impl<T> Part<'_, T> {
         self.len == 0
     }
 
+    /// Where it begins on the device.
+    pub fn address(self) -> u64 {
+        self.address
+    }
+
     /// The argument, for a kernel that touches `len` values.
     ///
     /// # Panics

@@ -6,7 +6,7 @@ use super::device::{Arg, Device, Launch};
 use super::program::{Code, Origin, Program};
 use super::sources;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
     result,
@@ -24,6 +24,9 @@ const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
 
 /// The driver's library, as NVIDIA installs it.
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// Dynamic shared memory that a block may have without asking for more, in bytes.
+const UNASKED_SHARED: u32 = 48 * 1024;
 
 /// What to do where no GPU can be used.
 const NO_GPU: &str = "use --device cpu, or install NVIDIA's driver";
@@ -333,6 +336,20 @@ impl Driver {
         Ok(Self { gpu, context, stream, functions, origin, compiler, notes })
     }
 
+    /// Adds kernels from elsewhere, such as a test's, which the driver translates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if the driver refuses them or does not find one.
+    pub fn add(&mut self, ptx: &str, names: &[&'static str]) -> Result<()> {
+        let module = self.context.load_module(Ptx::from_src(ptx)).map_err(|e| self.failed("load kernels", e))?;
+        for &name in names {
+            let function = module.load_function(name).map_err(|e| self.failed(&format!("find kernel {name}"), e))?;
+            self.functions.insert(name, function);
+        }
+        Ok(())
+    }
+
     /// The GPU.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -355,6 +372,48 @@ impl Driver {
 
     fn failed(&self, action: &str, error: DriverError) -> Error {
         failed(&named(self.gpu.ordinal), action, error)
+    }
+
+    /// As [`Device::launch`], for blocks in clusters, which only newer drivers know.
+    unsafe fn launch_clusters(&self, function: &CudaFunction, launch: &Launch<'_>) -> Result<()> {
+        const CALL: &str = "cuLaunchKernelEx";
+        if !has(CALL) {
+            return Err(incomplete(CALL));
+        }
+        let failed = |e| self.failed(&format!("launch {}", launch.kernel), e);
+        self.context.bind_to_thread().map_err(failed)?;
+        let ([x, y, z], [grid_x, grid_y, grid_z], [block_x, block_y, block_z]) =
+            (launch.cluster, launch.grid, launch.block);
+        // SAFETY: a union of plain numbers, of which zeros are values.
+        let mut value: sys::CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
+        value.clusterDim.x = x;
+        value.clusterDim.y = y;
+        value.clusterDim.z = z;
+        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        let mut attribute = sys::CUlaunchAttribute { id, pad: Default::default(), value };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid_x,
+            gridDimY: grid_y,
+            gridDimZ: grid_z,
+            blockDimX: block_x,
+            blockDimY: block_y,
+            blockDimZ: block_z,
+            sharedMemBytes: launch.shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        let address = |arg: &Arg| match arg {
+            Arg::Address(value) => std::ptr::from_ref(value) as *mut std::ffi::c_void,
+            Arg::I32(value) => std::ptr::from_ref(value) as *mut _,
+            Arg::F32(value) => std::ptr::from_ref(value) as *mut _,
+        };
+        let mut args: Vec<_> = launch.args.iter().map(address).collect();
+        // SAFETY: the call is there; what `config` and `args` point to lives until it has copied all of it; the rest is the
+        // caller's word.
+        let status =
+            unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), args.as_mut_ptr(), std::ptr::null_mut()) };
+        status.result().map_err(failed)
     }
 }
 
@@ -410,6 +469,15 @@ impl Device for Driver {
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let function = &self.functions[launch.kernel];
+        let failed = |e| self.failed(&format!("launch {}", launch.kernel), e);
+        if launch.shared > UNASKED_SHARED {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, launch.shared as i32).map_err(failed)?;
+        }
+        if launch.cluster != [1; 3] {
+            // SAFETY: the caller's word.
+            return unsafe { self.launch_clusters(function, launch) };
+        }
         let mut builder = self.stream.launch_builder(function);
         for arg in launch.args {
             match arg {
@@ -418,12 +486,10 @@ impl Device for Driver {
                 Arg::F32(value) => builder.arg(value),
             };
         }
-        assert_eq!(launch.cluster, [1; 3], "no kernel asks for clusters yet");
         let ([x, y, z], [bx, by, bz]) = (launch.grid, launch.block);
         let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (bx, by, bz), shared_mem_bytes: launch.shared };
         // SAFETY: the caller's word; the arguments live until the call has copied them.
-        let launched = unsafe { builder.launch(config) };
-        launched.map(drop).map_err(|e| self.failed(&format!("launch {}", launch.kernel), e))
+        unsafe { builder.launch(config) }.map(drop).map_err(failed)
     }
 
     fn synchronize(&self) -> Result<()> {

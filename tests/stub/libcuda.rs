@@ -611,6 +611,51 @@ pub unsafe extern "C" fn cuLaunchKernel(
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuFuncSetAttribute(function: Handle, attribute: c_uint, value: c_int) -> c_int {
+    call("cuFuncSetAttribute", |driver| {
+        let function = driver.functions.get(function.addr().wrapping_sub(1)).ok_or(INVALID_HANDLE)?;
+        Ok(format!(" {} {attribute} {value}", function.name))
+    })
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub struct LaunchConfig {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared: c_uint,
+    stream: Handle,
+    attributes: *const LaunchAttribute,
+    count: c_uint,
+}
+
+/// `CUlaunchAttribute`, of which only the cluster's size is known here.
+#[repr(C)]
+pub struct LaunchAttribute {
+    id: c_uint,
+    pad: [u8; 4],
+    cluster: [c_uint; 16],
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchKernelEx(
+    config: *const LaunchConfig,
+    function: Handle,
+    params: *mut *mut c_void,
+    _extra: *mut *mut c_void,
+) -> c_int {
+    call("cuLaunchKernelEx", |driver| {
+        driver.context()?;
+        let function = driver.functions.get(function.addr().wrapping_sub(1)).ok_or(INVALID_HANDLE)?;
+        let LaunchConfig { grid: [x, y, z], block: [bx, by, bz], shared, attributes, count, .. } = &*config;
+        let LaunchAttribute { id, cluster: [cx, cy, cz, ..], .. } = &*(*attributes);
+        let text = format!(" {} {x},{y},{z} {bx},{by},{bz} {shared} {count} {id}:{cx},{cy},{cz}", function.name);
+        driver.place(*(*params).cast::<u64>(), 1).map_err(|_| ILLEGAL_ADDRESS)?;
+        Ok(text)
+    })
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamBeginCapture_v2(_stream: Handle, mode: c_uint) -> c_int {
     call("cuStreamBeginCapture_v2", |driver| {
         driver.at_once()?;

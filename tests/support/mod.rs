@@ -112,6 +112,7 @@ pub fn program() -> Command {
     command.env_remove("CLICOLOR_FORCE").stdin(Stdio::null());
     // The same output on every machine: whether there is a GPU is for the tests of GPUs.
     command.env("FUSED_LSTM_DEVICE", "cpu");
+    command.env("CUDA_VISIBLE_DEVICES", "-1");
     command
 }
 
