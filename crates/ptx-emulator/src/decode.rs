@@ -321,6 +321,7 @@ impl Decoder<'_, '_> {
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
             "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
+            "redux" | "match" => self.across(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
                 Some(&"f32") => self.float32(parts),
@@ -490,6 +491,10 @@ impl Decoder<'_, '_> {
             ["shf", "r", "wrap", "b32"] => self.tern32(Tern32::FunnelRightWrap),
             ["shf", "l", "clamp", "b32"] => self.tern32(Tern32::FunnelLeftClamp),
             ["shf", "r", "clamp", "b32"] => self.tern32(Tern32::FunnelRightClamp),
+            ["bfind", ty] => self.find_bit(false, ty),
+            ["bfind", "shiftamt", ty] => self.find_bit(true, ty),
+            ["bfi", "b64"] => self.insert64(),
+            ["bfe", ty @ ("s64" | "u64")] => self.extract64(ty == "s64"),
             ["bfi", "b32"] => {
                 let (d, a, b) = (self.dr(0)?, self.r(1)?, self.r(2)?);
                 Ok(Some(Op::InsertBits { d, a, b, position: self.r(3)?, length: self.r(4)? }))
