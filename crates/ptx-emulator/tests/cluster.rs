@@ -132,9 +132,13 @@ fn only_a_barrier_of_the_cluster_orders_its_blocks() {
     let read_peer = "ld.shared::cluster.u32 %r4, [%peers];";
     caught(&format!("{FILL}{SYNC}{read_peer}{FILL}{SYNC}"), Kind::Race);
     clean(&format!("{FILL}{SYNC}{read_peer}{SYNC}{FILL}{SYNC}"));
-    // One block only reads and the other only writes; one warp only sends, which may be the first to arrive.
-    caught(&format!("{FILL}{SYNC} @%p2 {read_peer} @!%p2 {FILL}{SYNC}"), Kind::Race);
-    caught(&format!("{FILL}{SYNC} @%p3 st.shared::cluster.u32 [%peers], 1; {relaxed} @!%p2 {READ}{SYNC}"), Kind::Race);
+    // One block only reads and the other only writes or sends. Who comes first depends on the block.
+    for [one, other] in [["@%p2", "@!%p2"], ["@!%p2", "@%p2"]] {
+        let last = format!("setp.eq.and.u32 %p4, %t, 32, {}; @%p4", &one[1..]);
+        let send = format!("{last} st.shared::cluster.u32 [%peers], 1;");
+        caught(&format!("{FILL}{SYNC} {last} {read_peer} {other} {FILL}{SYNC}"), Kind::Race);
+        caught(&format!("{FILL}{SYNC} {send} {relaxed} {other} {READ}{SYNC}"), Kind::Race);
+    }
     // What was written between arriving and waiting is not in the others' past.
     let late =
         format!("{FILL}{SYNC} barrier.cluster.arrive.release.aligned; {SEND} barrier.cluster.wait.acquire.aligned;");
