@@ -276,12 +276,32 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
         sent: 0,
         arrived: None,
         asking: false,
+        slices: 0,
     };
     (0..count).map(new).collect()
 }
 
 /// Rounds in which every warp that can run only asks whether it may go on, after which none is taken to get on ever.
 const MOST_IDLE: u32 = 1_000;
+
+/// Slices after which a warp that has asked once is taken to do something else: no loop around a question is as long.
+const OTHER_WORK: u32 = 64;
+
+/// Whether a warp has got on, as far as its stop tells.
+fn has_moved(warp: &mut Warp, stop: &Stop) -> bool {
+    match stop {
+        Stop::Asleep => false,
+        Stop::Yield => {
+            warp.slices = 0;
+            false
+        }
+        Stop::Slice => {
+            warp.slices += 1;
+            !warp.asking || warp.slices > OTHER_WORK
+        }
+        Stop::Done | Stop::Barrier(_) => true,
+    }
+}
 
 struct Launch<'a> {
     module: &'a Module,
@@ -363,11 +383,7 @@ impl Launch<'_> {
                 let stop =
                     self.run_warp(&mut barriers, index, threads).map_err(|finding| self.report(finding, index))?;
                 ran |= !matches!(stop, Stop::Asleep);
-                moved |= match stop {
-                    Stop::Asleep | Stop::Yield => false,
-                    Stop::Slice => !self.warps[index].asking,
-                    Stop::Done | Stop::Barrier(_) => true,
-                };
+                moved |= has_moved(&mut self.warps[index], &stop);
             }
             if !ran {
                 return self.rest(&barriers);

@@ -421,3 +421,19 @@ fn unknown_forms_stop_with_their_name() {
         }
     }
 }
+
+#[test]
+fn a_long_calculation_between_two_questions_is_no_deadlock() {
+    // All threads arrive. The first warp asks, counts for long, and only then makes the last arrival that is missing.
+    let body = format!(
+        "{} setp.lt.u32 %p4, %t, 32; mbarrier.arrive.shared.b64 _, [full]; @!%p4 bra END;
+         AGAIN: mbarrier.try_wait.parity.shared.b64 %p5, [full], 0; @%p5 bra END;
+         mov.u32 %r5, 0; COUNT: add.u32 %r5, %r5, 1; setp.lt.u32 %p5, %r5, 40000; @%p5 bra COUNT;
+         setp.eq.u32 %p5, %t, 0; @%p5 mbarrier.arrive.shared.b64 _, [full]; bar.warp.sync -1; bra AGAIN; END: mov.u32 %r4, 9;",
+        made(65)
+    );
+    for seed in [0, 1, 2] {
+        let got = launch_with(&body, &shape(2), &Options { seed, ..Options::default() });
+        assert_eq!(got.unwrap_or_else(|error| panic!("seed {seed}: {error}")), [9; 128]);
+    }
+}
