@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Times the same model in PyTorch and in fused-lstm, in turn, on this machine's CPU; prints a table and one JSON line each.
+"""Times the same model in PyTorch and in fused-lstm, in turn, on this machine; prints a table and one JSON line each.
 
   pip install torch numpy
-  cargo build --release
-  python scripts/compare_pytorch.py [--threads 2] [--seconds 5] [--rounds 3] [--data-dir DIR]
+  cargo build --release                        # with --features cuda for --device cuda
+  python scripts/compare_pytorch.py [--device cpu|cuda] [--threads 2] [--seconds 5] [--rounds 3] [--data-dir DIR]
 
-PyTorch: nn.LSTM in eager mode, float32, the fused Adam. Both sides run a batch of digits from memory: MNIST's if
---data-dir names the folder with its four .gz files, else random bytes of which 81 % are zero (fused-lstm: its synthetic
-digits). With --data-dir the whole job is timed too, as a process: start, read, 1,000 steps with the batch accuracy every
-20, the 10,000 test images.
+PyTorch: nn.LSTM in eager mode, float32 (TF32 off), the fused Adam; on a GPU every step is waited for, as in
+fused-lstm. Both sides run a batch of digits from memory: MNIST's if --data-dir names the folder with its four .gz
+files, else random bytes of which 81 % are zero (fused-lstm: its synthetic digits). With --data-dir the whole job is
+timed too, as a process: start, read, 1,000 steps with the batch accuracy every 20, the 10,000 test images.
 """
 import argparse, gzip, json, pathlib, statistics, subprocess, sys, time
 
@@ -30,7 +30,7 @@ def digits(folder, part):
     return x.astype(np.float32), r.integers(0, 10, 10_000)
 
 
-def model(threads):
+def model(args):
     import torch
 
     class Model(torch.nn.Module):
@@ -45,34 +45,36 @@ def model(threads):
         def forward(self, x):
             return self.output(self.lstm(self.input(x))[1][0][0])
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    m = Model()
+    # On by default for the LSTM of a GPU: its products would have ten bits instead of 23.
+    torch.backends.cudnn.allow_tf32 = False
+    m = Model().to(args.device)
     return m, torch.optim.Adam([p for p in m.parameters() if p.requires_grad], lr=1e-3, fused=True)
 
 
 def torch_step(args):
     import torch
     x, y = digits(args.data_dir, "t10k")
-    m, adam = model(args.threads)
-    x, y = torch.from_numpy(x[:128].copy()), torch.from_numpy(y[:128].copy())
+    m, adam = model(args)
+    x, y = (torch.from_numpy(part[:128].copy()).to(args.device) for part in (x, y))
 
     def step():
         adam.zero_grad(set_to_none=True)
         torch.nn.functional.cross_entropy(m(x), y).backward()
         adam.step()
-    return 128 / median_time(step, args.seconds)
+    return 128 / median_time(step, args.seconds, args.device)
 
 
 def torch_infer(args):
     import torch
     x, _ = digits(args.data_dir, "t10k")
-    m, _ = model(args.threads)
+    m, _ = model(args)
     best = 0
     for batch in (128, 256, 500, 1000):
-        part = torch.from_numpy(x[:batch].copy())
+        part = torch.from_numpy(x[:batch].copy()).to(args.device)
         with torch.no_grad():
-            best = max(best, batch / median_time(lambda: m(part).argmax(1), args.seconds / 4))
+            best = max(best, batch / median_time(lambda: m(part).argmax(1), args.seconds / 4, args.device))
     return best
 
 
@@ -80,14 +82,14 @@ def torch_job(args):
     import torch
     import numpy as np
     (x, y), (xt, yt) = digits(args.data_dir, "train"), digits(args.data_dir, "t10k")
-    x, y = torch.from_numpy(x[5000:]), torch.from_numpy(y[5000:])
-    m, adam = model(args.threads)
+    x, y = (torch.from_numpy(part[5000:]).to(args.device) for part in (x, y))
+    m, adam = model(args)
     order = np.random.default_rng(0)
     rows = []
     for step in range(1000):
         if len(rows) < 128:
             rows = np.concatenate([rows, order.permutation(len(x))]).astype(np.int64)
-        batch, rows = torch.from_numpy(rows[:128]), rows[128:]
+        batch, rows = torch.from_numpy(rows[:128]).to(args.device), rows[128:]
         adam.zero_grad(set_to_none=True)
         torch.nn.functional.cross_entropy(m(x[batch]), y[batch]).backward()
         adam.step()
@@ -95,18 +97,23 @@ def torch_job(args):
             with torch.no_grad():
                 print(step + 1, (m(x[batch]).argmax(1) == y[batch]).float().mean().item(), file=sys.stderr)
     with torch.no_grad():
-        right = sum(int((m(torch.from_numpy(xt[k:k + 500])).argmax(1).numpy() == yt[k:k + 500]).sum())
-                    for k in range(0, len(xt), 500))
+        xt, yt = (torch.from_numpy(part).to(args.device) for part in (xt, yt))
+        right = sum(int((m(xt[k:k + 500]).argmax(1) == yt[k:k + 500]).sum()) for k in range(0, len(xt), 500))
     print(f"test accuracy {right / len(xt):.4f}", file=sys.stderr)
 
 
-def median_time(step, seconds):
+def median_time(step, seconds, device):
+    import torch
+    # A GPU answers before it has done anything.
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(10):
         step()
+    wait()
     times, started = [], time.perf_counter()
     while time.perf_counter() - started < seconds:
         a = time.perf_counter()
         step()
+        wait()
         times.append(time.perf_counter() - a)
     return statistics.median(times)
 
@@ -120,6 +127,7 @@ def process(command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -131,11 +139,12 @@ def main():
         # One measurement in a process of its own: PyTorch's threads are gone when fused-lstm runs.
         print({"step": torch_step, "infer": torch_infer, "job": torch_job}[args.only](args))
         return
-    here = [sys.executable, __file__, "--threads", str(args.threads), "--seconds", str(args.seconds)]
+    here = [sys.executable, __file__, "--device", args.device, "--threads", str(args.threads), "--seconds", str(args.seconds)]
     if args.data_dir:
         here += ["--data-dir", args.data_dir]
-    bench = [args.binary, "bench", "--threads", str(args.threads), "--seconds", str(args.seconds), "--json"]
-    job = [args.binary, "--threads", str(args.threads), "--data-dir", str(args.data_dir), "--quiet"]
+    ours_on = ["--device", args.device, "--threads", str(args.threads)]
+    bench = [args.binary, "bench", *ours_on, "--seconds", str(args.seconds), "--json"]
+    job = [args.binary, *ours_on, "--data-dir", str(args.data_dir), "--quiet"]
     rows = []
     for what, ours, unit in [("step", [*bench, "step"], "samples/s"), ("infer", [*bench, "infer", "--batch-size", "10000"], "images/s"),
                              ("job", job, "s")]:
@@ -151,7 +160,7 @@ def main():
         ratios = [theirs / mine if what == "job" else mine / theirs for theirs, mine in pairs]
         rows.append(dict(what=what, unit=unit, pytorch=statistics.median(p[0] for p in pairs),
                          fused_lstm=statistics.median(p[1] for p in pairs), ratio=statistics.median(ratios),
-                         ratios=[round(r, 3) for r in ratios], threads=args.threads))
+                         ratios=[round(r, 3) for r in ratios], device=args.device, threads=args.threads))
         print(json.dumps(rows[-1]), flush=True)
     print(f"\n{'':8}{'PyTorch':>12}{'fused-lstm':>12}{'':>11}{'ratio':>8}")
     for r in rows:

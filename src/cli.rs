@@ -59,11 +59,21 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Time whole training iterations or evaluation, on data in memory
     Bench(BenchArgs),
+    /// Tell where the time of a training iteration on a GPU goes, kernel by kernel
+    ///
+    /// Every launch is timed on its own, and held against the bandwidth of a copy and the arithmetic of a large product that
+    /// the same run measures.
+    Profile(ProfileArgs),
     /// Compile the CUDA kernels, with no GPU, and tell what each takes of a multiprocessor
     ///
     /// Needs NVRTC, NVIDIA's run-time compiler: from a CUDA toolkit, from `pip install nvidia-cuda-nvrtc`, or from the file or
     /// folder that FUSED_LSTM_NVRTC names.
     Kernels(KernelsArgs),
+    /// Check what there is on this machine: processor, data, CUDA driver, GPUs, compiler, and whether all compute right
+    ///
+    /// One line for each check: PASS; WARN for what is missing and can be done without, such as a GPU; FAIL for what is
+    /// there and does not work. Fetches nothing. Exit code 1 if anything fails.
+    Doctor(DoctorArgs),
     /// Write shell completions to standard output
     Completions {
         /// The shell
@@ -349,13 +359,9 @@ pub enum EngineName {
     Emulator,
 }
 
+/// Sizes of the iterations that are timed.
 #[derive(Args)]
-pub struct BenchArgs {
-    /// What to time
-    #[arg(value_enum)]
-    pub what: BenchName,
-    #[command(flatten)]
-    pub device: DeviceArgs,
+pub struct SizeArgs {
     /// Sequences in an iteration
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub batch_size: usize,
@@ -368,6 +374,17 @@ pub struct BenchArgs {
     /// Inputs of each step
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "28")]
     pub inputs: usize,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to time
+    #[arg(value_enum)]
+    pub what: BenchName,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub sizes: SizeArgs,
     /// How long to measure, in seconds
     #[arg(long, value_name = "S", value_parser = number::<f64>, allow_negative_numbers = true, default_value = "5")]
     pub seconds: f64,
@@ -386,6 +403,18 @@ pub enum BenchName {
 
 #[derive(Args)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub sizes: SizeArgs,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub struct KernelsArgs {
     /// Architecture to compile for
     #[arg(long, value_name = "SM", value_parser = architecture, default_value = "sm_90")]
@@ -393,6 +422,13 @@ pub struct KernelsArgs {
     /// Write the text given to the compiler, the PTX and the cubin into this folder
     #[arg(long, value_name = "DIR")]
     pub emit: Option<PathBuf>,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DoctorArgs {
     /// One JSON line on standard output
     #[arg(long)]
     pub json: bool,

@@ -3,10 +3,12 @@
 pub mod bench;
 pub mod data;
 mod device;
+pub mod doctor;
 pub mod eval;
 pub mod help;
 pub mod kernels;
 pub mod predict;
+pub mod profile;
 pub mod sweep;
 pub mod train;
 pub mod verify;

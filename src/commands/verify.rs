@@ -1,7 +1,7 @@
 //! `fused-lstm verify`: does an engine compute what a fixture expects?
 
 use super::device::Chosen;
-use super::output::line;
+use super::output::{line, scientific};
 use crate::cli::{Device, DeviceArgs, EngineName, VerifyArgs};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
@@ -102,11 +102,6 @@ fn emulator(_: Model, _: Adam, _: Arc<Dataset>) -> Result<Box<dyn Engine>> {
         found: "this program was built without the emulator".into(),
         remedy: "build it with `cargo build --release --features emulator`".into(),
     })
-}
-
-/// `0.00012` as `1.2e-4`, and a plain zero as `0`.
-fn scientific(value: f64, digits: usize) -> String {
-    if value == 0.0 { "0".into() } else { format!("{value:.digits$e}") }
 }
 
 fn failure(path: &Path, mut outside: Vec<&str>) -> String {

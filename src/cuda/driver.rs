@@ -30,6 +30,7 @@ const UNASKED_SHARED: u32 = 48 * 1024;
 
 /// What to do where no GPU can be used.
 const NO_GPU: &str = "use --device cpu, or install NVIDIA's driver";
+const KNOWS_NO_GPU: &str = "the driver is there, but it knows no GPU";
 
 /// Every call of the driver that is made here: one that is not there must be told before, for cudarc panics at it. The
 /// youngest, `cuGraphInstantiateWithFlags`, came with CUDA 11.4.
@@ -96,6 +97,22 @@ impl Gpu {
     pub fn architecture(&self) -> String {
         format!("sm_{}{}", self.capability.0, self.capability.1)
     }
+
+    /// Whether the kernels can be compiled for it.
+    pub fn is_new_enough(&self) -> bool {
+        self.capability >= OLDEST_CAPABILITY
+    }
+}
+
+/// Whether the driver's library can be opened.
+pub fn is_there() -> bool {
+    // SAFETY: opens the library and looks for nothing in it.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Whether an error of [`gpus`] says that the driver works and knows no GPU.
+pub fn knows_no_gpu(error: &Error) -> bool {
+    matches!(error, Error::Device { found, .. } if found == KNOWS_NO_GPU)
 }
 
 /// The driver's version, as `cuDriverGetVersion` counts: 13000 of CUDA 13.0.
@@ -171,7 +188,7 @@ pub fn gpus() -> Result<Vec<Gpu>> {
     version()?;
     let none = |error: DriverError| match error.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => {
-            no_gpu("cuda", "the driver is there, but it knows no GPU", "use --device cpu, or run nvidia-smi to see why")
+            no_gpu("cuda", KNOWS_NO_GPU, "use --device cpu, or run nvidia-smi to see why")
         }
         _ => failed("cuda", "start the driver", error),
     };

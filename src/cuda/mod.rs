@@ -18,12 +18,15 @@
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
 //! | [`engine`] | the engine: data, recorded iterations, results |
+//! | [`cost`] | bytes and operations of a launch, out of its arguments |
+//! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
 
 pub mod adam;
 pub mod backward;
 pub mod cache;
+pub mod cost;
 pub mod device;
 pub mod driver;
 #[cfg(feature = "emulator")]
@@ -38,6 +41,8 @@ pub mod kernels;
 pub mod linear;
 pub mod lstm;
 pub mod nvrtc;
+pub mod profile;
+pub mod profiled;
 pub mod program;
 pub mod resources;
 pub mod softmax_xent;
