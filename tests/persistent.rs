@@ -29,6 +29,8 @@ mod bound {
     pub const OUTPUT: f64 = 2e-3;
     /// Gates and cells are saved in 11 bits, and then da is rounded the other way here and there (1.1e-2).
     pub const GRADIENT: f64 = 2e-2;
+    /// Adam's m and v, of gradients that two ways of adding in f32 give (1.3e-6).
+    pub const UPDATE: f64 = 1.5e-5;
     /// Losses of 25 training steps (6e-5).
     pub const LOSSES: f64 = 6e-4;
 }
@@ -132,6 +134,60 @@ fn a_batch_at_ragged_sizes() {
         hold(&format!("B {n} {dims:?}, rounded"), close, [bound::LOSS, bound::OUTPUT, bound::GRADIENT]);
         hold(&format!("B {n} {dims:?}, plain"), far, [class::LOSS, class::OUTPUT, class::GRADIENT]);
     }
+}
+
+/// Without clipping, gradients go into the update as they are made; with clipping, by way of the flat gradient that traces show.
+/// A norm that nothing reaches changes nothing.
+#[test]
+fn both_ways_of_updating_do_the_same() {
+    let mut worst = 0.0f64;
+    for [n, t, i, p, h, k] in SIZES {
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let data = dataset(dims, n);
+        let [(state, metrics), (expected, expected_metrics)] = [None, Some(1e9)].map(|grad_clip| {
+            let mut engine = engine(model, Adam { grad_clip, ..Adam::default() }, data.clone(), 0);
+            let rows: Vec<u32> = (0..n as u32).collect();
+            let metrics = engine.train_steps(&rows, n).unwrap();
+            (engine.state().unwrap(), metrics)
+        });
+        assert_eq!(metrics, expected_metrics, "before any update");
+        for (tensor, range) in
+            ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(model.layout().ranges().into_array())
+        {
+            let zero = t == 1 && *tensor == "w_h";
+            let what = |of: &str| format!("B {n} {dims:?} {of} of {tensor}");
+            for (name, got, expected) in [("m", &state.m, &expected.m), ("v", &state.v, &expected.v)] {
+                let error = check(&what(name), &got[range.clone()], &expected[range.clone()], bound::UPDATE, zero);
+                worst = worst.max(error);
+            }
+        }
+        // Where a gradient is as good as zero its sign may be another, and then Adam goes the other way by a step.
+        let far = state.parameters.iter().zip(&expected.parameters).filter(|(a, b)| (**a - **b).abs() > 1e-5).count();
+        assert!(far * 1000 <= state.parameters.len(), "{dims:?}: {far} of {}", state.parameters.len());
+    }
+    println!("worst error {worst:.1e}");
+}
+
+/// How training is cut into calls, and a state that goes out and comes back, change nothing.
+#[test]
+fn steps_do_not_depend_on_how_many_are_asked_for() {
+    let dims = Dims { t: 2, i: 20, p: 7, h: 60, k: 3 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = images(dims, 30);
+    let rows: Vec<u32> = (0..70 * 4).map(|k| k * 7 % 30).collect();
+    let mut at_once = engine(model, Adam::default(), data.clone(), 0);
+    let all = at_once.train_steps(&rows, 4).unwrap();
+    let mut in_parts = engine(model, Adam::default(), data.clone(), 0);
+    let mut each = in_parts.train_steps(&rows[..40], 4).unwrap();
+    each.extend(in_parts.train_steps(&rows[40..120], 4).unwrap());
+    let state = in_parts.state().unwrap();
+    let mut resumed = engine(model, Adam::default(), data, 0);
+    resumed.train_steps(&rows[..8], 4).unwrap();
+    resumed.set_state(&state).unwrap();
+    each.extend(resumed.train_steps(&rows[120..], 4).unwrap());
+    assert_eq!(all, each);
+    assert_eq!(at_once.state().unwrap(), resumed.state().unwrap());
 }
 
 /// Data in bytes, as images are.

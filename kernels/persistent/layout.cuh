@@ -50,6 +50,35 @@ constexpr int DA_WORDS = GATES * UNITS * ROW_WORDS;
 constexpr int SAVED = WARPS * GROUPS * WARP;                 // of one step of one tile, in places of one lane each
 constexpr int X_SLOTS = 4;                                   // steps of x on their way or in use
 
+// Weights are operands a of multiply_add: for each tile of DEPTH columns, each warp and each of its tiles of 16 rows, 32 lanes
+// of 8 numbers. Of forward weights rows are gates and columns are x, bias parts and h; a warp has four tiles of rows: gates i and
+// f of its first group of units, g and o of it, then those of its second. Of backward weights rows are a warp's units and columns
+// are gate rows.
+//
+// Place of the number in `row` and `column` of a tile of 16 rows and DEPTH columns.
+DEVICE int place_in_tile(int row, int column) {
+    const int lane = row % 8 * 4 + column % 8 / 2, word = row / 8 + column / 8 * 2;
+    return lane * 8 + word * 2 + column % 2;
+}
+
+// Place of a gate's weight of `unit` against column k of [x, bias parts, padding, h].
+DEVICE int forward_place(int k, int gate, int unit) {
+    const int m = unit % WARP_UNITS / 8 * 2 + gate / 2;
+    const int tile = (k / DEPTH * WARPS + unit / WARP_UNITS) * 2 * GROUPS + m;
+    return tile * 16 * DEPTH + place_in_tile(gate % 2 * 8 + unit % 8, k % DEPTH);
+}
+
+// Place of the weight from `unit`'s h to a gate of `of_gate`.
+DEVICE int backward_place(int unit, int gate, int of_gate) {
+    const int tile = (of_gate / 8 * 2 + gate / 2) * WARPS + unit / WARP_UNITS;
+    return tile * 16 * DEPTH + place_in_tile(unit % WARP_UNITS, gate % 2 * 8 + of_gate % 8);
+}
+
+// Gate row of a gate of `unit`.
+DEVICE int gate_row(int gate, int unit) {
+    return unit / TILE_ROWS * TILE_ROWS * GATES + gate * TILE_ROWS + unit % TILE_ROWS;
+}
+
 // Shared memory of persistent_lstm, in bytes. Forward and backward use the same space, one after the other.
 constexpr int FRAGMENT_BYTES = 16 * WARP;                    // a tile of weights of one warp
 constexpr int FORWARD_H = 0;                                 // h [2][UNITS][8]

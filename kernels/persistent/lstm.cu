@@ -7,8 +7,8 @@
 //     logits = h_T · W_out + b_out;   loss and its gradient as in softmax_xent
 //     backward as in lstm_backward_step
 //
-// Inputs   forward_weights   bf16, as persistent_pack leaves them: the operand tiles of [fold; bias parts; W_h]ᵀ
-//          backward_weights  bf16, likewise of W_h
+// Inputs   forward_weights   bf16, as persistent_fold and persistent_pack leave them
+//          backward_weights  bf16, likewise
 //          w_out, b_out      f32 [H,K], [K]
 //          bytes or floats   [N,T,I], the other one null; bytes go into the product as they are, their scale is in the weights
 //          labels            u32 [N]

@@ -1,63 +1,95 @@
-// persistent_pack: the weights of the recurrent products as operand tiles in bf16.
+// persistent_pack: recurrent weights as operand tiles in bf16.
 //
-// Inputs   fold  f32 [J,G], the folded input weights and, as its last row, the bias; J = I + 1
-//          w_h   f32 [H,G]
-// Outputs  forward_weights   [FORWARD_TILES][WARPS][4][32 lanes] of uint4: rows are gates, columns x, bias parts and h
-//          backward_weights  [BACKWARD_TILES][WARPS][32 lanes] of uint4: rows are units, columns gate rows
-//          Each uint4 is a lane's part of an operand a of multiply_add. What is padded is zero.
-// Launch   grid ceil(n / 256) for n = (4 · FORWARD_TILES + BACKWARD_TILES) · THREADS, block 256; shared memory none
-// Bounds   H <= UNITS, I + 3 <= INPUTS
-// Rounding bf16, to nearest even, of W_h, of fold · scale, and of the three parts of the bias
+// Inputs   w_h  f32 [H,G]
+// Outputs  forward_weights   bf16, the places of h, see layout.cuh
+//          backward_weights  bf16, all places; what is padded is zero
+// Launch   grid ceil(4 · UNITS · UNITS / 256), block 256; shared memory none
+// Bounds   H <= UNITS
+// Rounding to nearest even
 // CPU twin reference::rounded
 
 constexpr int PACK_THREADS = 256;
 
-// Part `part` of the bias: the three parts add up to all of its bits.
-DEVICE float bias_part(float bias, int part) {
-    const float first = rounded_to_bf16(bias), second = rounded_to_bf16(bias - first);
-    return part == 0 ? first : part == 1 ? second : bias - first - second;
-}
-
-// Weight of gate `gate` of `unit` against row k of [x, bias parts, padding, h].
-DEVICE float forward_weight(const float* __restrict__ fold, const float* __restrict__ w_h, int k, int gate, int unit, int I,
-                            int H, float scale, float forget_bias) {
-    const int column = gate * H + unit;
-    if (unit >= H) return 0.0f;
-    if (k >= INPUTS) return k - INPUTS < H ? w_h[(size_t)(k - INPUTS) * GATES * H + column] : 0.0f;
-    if (k < I) return fold[(size_t)k * GATES * H + column] * scale;
-    if (k >= I + BIAS_PARTS) return 0.0f;
-    return bias_part(fold[(size_t)I * GATES * H + column] + (gate == GATE_F ? forget_bias : 0.0f), k - I);
-}
-
 KERNEL(PACK_THREADS)
-persistent_pack(const float* __restrict__ fold, const float* __restrict__ w_h, uint4* __restrict__ forward_weights,
-                uint4* __restrict__ backward_weights, int I, int H, float scale, float forget_bias) {
-    constexpr int FORWARD = FORWARD_TILES * WARPS * 2 * GROUPS * WARP, BACKWARD = BACKWARD_TILES * THREADS;
-    const int at = blockIdx.x * PACK_THREADS + threadIdx.x, lane = at % WARP;
-    if (at >= FORWARD + BACKWARD) return;
-    u32 words[4];
-    const bool forward = at < FORWARD;
-    const int m = at / WARP % (2 * GROUPS);
-    const int warp = (forward ? at / (WARP * 2 * GROUPS) : (at - FORWARD) / WARP) % WARPS;
-    const int k = forward ? at / (WARP * 2 * GROUPS * WARPS) : (at - FORWARD) / THREADS;
-#pragma unroll
-    for (int word = 0; word < 4; word++) {
-        float pair[2];
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const int lower = word % 2, right = word / 2;
-            if (forward) {
-                const int gate = m % 2 * 2 + lower, unit = warp * WARP_UNITS + m / 2 * TILE_ROWS + lane / 4;
-                const int column = k * DEPTH + right * 8 + lane % 4 * 2 + e;
-                pair[e] = forward_weight(fold, w_h, column, gate, unit, I, H, scale, forget_bias);
-            } else {
-                const int unit = warp * WARP_UNITS + lower * TILE_ROWS + lane / 4;
-                const int gate = k % 2 * 2 + right, of_gate = k / 2 * TILE_ROWS + lane % 4 * 2 + e;
-                const bool inside = unit < H && of_gate < H;
-                pair[e] = inside ? w_h[(size_t)unit * GATES * H + gate * H + of_gate] : 0.0f;
+persistent_pack(const float* __restrict__ w_h, u16* __restrict__ forward_weights, u16* __restrict__ backward_weights, int H) {
+    const int at = blockIdx.x * PACK_THREADS + threadIdx.x;
+    if (at >= UNITS * GATES * UNITS) return;
+    const int unit = at / (GATES * UNITS), gate = at / UNITS % GATES, of_gate = at % UNITS;
+    const bool inside = unit < H && of_gate < H;
+    const u16 weight = bits_of_bf16(inside ? w_h[(size_t)unit * GATES * H + gate * H + of_gate] : 0.0f);
+    forward_weights[forward_place(INPUTS + unit, gate, of_gate)] = weight;
+    backward_weights[backward_place(unit, gate, of_gate)] = weight;
+}
+
+// persistent_fold: folds the input layer into the input weights, and leaves them and the bias as operand tiles in bf16. The last
+// launch of an iteration: counts the turn up.
+//
+//     fold = W_in · W_x,   bias = b_in · W_x + b + forget bias
+//
+// Inputs   input_layer  f32 [J,P]: W_in and, as its last row, b_in; J = I + 1
+//          w_x          f32 [P,G]
+//          b            f32 [G]
+// In, out  turn         u32 [1], or null
+// Outputs  forward_weights  bf16, the places of x, bias parts and padding, see layout.cuh
+// Launch   grid 4 · UNITS / 8, block 256
+// Shared   20,608 bytes, static
+// Bounds   H <= UNITS, I + 3 <= INPUTS, P >= 1
+// Rounding to nearest even, of fold · scale; the three parts of the bias add up to all of its bits
+// Sums     summands upwards, four chains of fused multiply-adds: p, p + 1, p + 2, p + 3 modulo 4
+// CPU twin reference::rounded
+
+constexpr int FOLD_COLUMNS = 8;
+constexpr int FOLD_ROWS = 32;
+constexpr int FOLD_DEPTH = 128;
+constexpr int FOLD_THREADS = 256;
+static_assert(FOLD_THREADS == FOLD_COLUMNS * FOLD_ROWS, "a thread for each result of a tile");
+constexpr int FOLD_CHAINS = 4;
+
+// The results of one row and gate, as operands.
+DEVICE void store_fold(u16* __restrict__ weights, float fold, int row, int gate, int unit, int I, float scale) {
+    if (row < I) weights[forward_place(row, gate, unit)] = bits_of_bf16(fold * scale);
+    else if (row == I) {
+        const float first = rounded_to_bf16(fold), second = rounded_to_bf16(fold - first);
+        weights[forward_place(I, gate, unit)] = bits_of_bf16(first);
+        weights[forward_place(I + 1, gate, unit)] = bits_of_bf16(second);
+        weights[forward_place(I + 2, gate, unit)] = bits_of_bf16(fold - first - second);
+    } else if (row >= I + BIAS_PARTS && row < INPUTS) weights[forward_place(row, gate, unit)] = 0;
+}
+
+KERNEL(FOLD_THREADS)
+persistent_fold(const float* __restrict__ input_layer, const float* __restrict__ w_x, const float* __restrict__ b,
+                u32* __restrict__ turn, u16* __restrict__ forward_weights, int I, int P, int H, float scale,
+                float forget_bias) {
+    __shared__ float tile_in[FOLD_ROWS][FOLD_DEPTH + 1];
+    __shared__ float tile_x[FOLD_DEPTH][FOLD_COLUMNS];
+    const int J = I + 1, column = threadIdx.x % FOLD_COLUMNS, row_of_tile = threadIdx.x / FOLD_COLUMNS;
+    // 8 neighbouring units of one gate, of those with their padding.
+    const int gate = blockIdx.x * FOLD_COLUMNS / UNITS, unit = blockIdx.x * FOLD_COLUMNS % UNITS + column;
+    const size_t G = (size_t)GATES * H, of_gate = (size_t)gate * H + unit;
+    for (int row0 = 0; row0 < INPUTS; row0 += FOLD_ROWS) {
+        float sum[FOLD_CHAINS] = {};
+        for (int p0 = 0; p0 < P; p0 += FOLD_DEPTH) {
+            for (int at = threadIdx.x; at < FOLD_ROWS * FOLD_DEPTH; at += FOLD_THREADS) {
+                const int row = row0 + at / FOLD_DEPTH, p = p0 + at % FOLD_DEPTH;
+                tile_in[at / FOLD_DEPTH][at % FOLD_DEPTH] = row < J && p < P ? input_layer[(size_t)row * P + p] : 0.0f;
             }
+            for (int at = threadIdx.x; at < FOLD_DEPTH * FOLD_COLUMNS; at += FOLD_THREADS) {
+                const int p = p0 + at / FOLD_COLUMNS;
+                tile_x[at / FOLD_COLUMNS][column] = unit < H && p < P ? w_x[p * G + of_gate] : 0.0f;
+            }
+            __syncthreads();
+#pragma unroll 4
+            for (int p = 0; p < FOLD_DEPTH; p += FOLD_CHAINS)
+#pragma unroll
+                for (int chain = 0; chain < FOLD_CHAINS; chain++)
+                    sum[chain] = fmaf(tile_in[row_of_tile][p + chain], tile_x[p + chain][column], sum[chain]);
+            // Nobody may overwrite a tile that another thread still reads.
+            __syncthreads();
         }
-        words[word] = pair_of_bf16(pair[0], pair[1]);
+        const int row = row0 + row_of_tile;
+        float fold = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        if (row == I && unit < H) fold += b[of_gate] + (gate == GATE_F ? forget_bias : 0.0f);
+        store_fold(forward_weights, fold, row, gate, unit, I, scale);
     }
-    (forward ? forward_weights : backward_weights - FORWARD)[at] = make_uint4(words[0], words[1], words[2], words[3]);
+    if (turn != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *turn += 1;
 }

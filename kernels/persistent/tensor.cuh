@@ -1,6 +1,8 @@
 // What the persistent kernels say in PTX: products on tensor cores, loads of their operands, copies that go on beside the
 // thread, and pairs of narrow numbers. Needs sm_80. All inline PTX of this unit is in this file.
 
+typedef unsigned short u16;
+
 // d [16,8] += a [16,16] · b [16,8], a and b in bf16, sums in f32. With row = lane / 4 and pair = 2 · (lane % 4):
 //     a.x (row; k = pair, pair + 1)   a.y (row + 8; the same k)   a.z (row; k + 8)   a.w (row + 8; k + 8)
 //     low (k = pair, pair + 1; column = row)                      high (k + 8)
@@ -78,11 +80,15 @@ DEVICE u32 pair_of_f16(float low, float high) {
 // The low half (0) or the high half (1) of a pair of f16.
 DEVICE float half_of_pair(u32 pair, int half) {
     float value;
-    asm("cvt.f32.f16 %0,%1;" : "=f"(value) : "h"((unsigned short)(half ? pair >> 16 : pair)));
+    asm("cvt.f32.f16 %0,%1;" : "=f"(value) : "h"((u16)(half ? pair >> 16 : pair)));
     return value;
 }
 
-// x, rounded to bf16.
+// x, rounded to bf16: its 16 bits, and as a number.
+DEVICE u16 bits_of_bf16(float x) {
+    return (u16)pair_of_bf16(x, 0.0f);
+}
+
 DEVICE float rounded_to_bf16(float x) {
     return __uint_as_float(pair_of_bf16(x, 0.0f) << 16);
 }

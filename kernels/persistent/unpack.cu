@@ -15,8 +15,7 @@ persistent_unpack(const u32* __restrict__ da, float* __restrict__ da_f32, int B,
     if (at >= T * B * G) return;
     const int t = at / (B * G), row = at / G % B, gate = at % G / H, unit = at % H;
     const int tiles = (B + TILE_ROWS - 1) / TILE_ROWS;
-    const int gate_row = unit / TILE_ROWS * TILE_ROWS * GATES + gate * TILE_ROWS + unit % TILE_ROWS;
     const u32* of_tile = da + ((size_t)t * tiles + row / TILE_ROWS) * DA_WORDS;
-    const u32 pair = of_tile[gate_row * ROW_WORDS + row % TILE_ROWS / 2];
+    const u32 pair = of_tile[gate_row(gate, unit) * ROW_WORDS + row % TILE_ROWS / 2];
     da_f32[at] = __uint_as_float(row % 2 ? pair & 0xffff0000u : pair << 16);
 }

@@ -2,14 +2,17 @@
 //
 //     parts[s] [UNITS + INPUTS, 4 · UNITS] = Σ over the part's tiles of hx_tile · da_tileᵀ
 //
-// Its rows are h's units, x's inputs and the 1 of the bias; its columns are gate rows. persistent_sum adds the parts.
+// Its rows are h's units, x's inputs and the 1 of the bias; its columns are gate rows. Of x and the bias, which every gradient of
+// the input layer needs all of, the last block of each column adds the parts.
 //
-// Inputs   hx, da  see layout.cuh; `tiles` = T · ceil(B / 8) tiles of 8 rows of each
-// Outputs  parts   f32 [S][UNITS + INPUTS][4 · UNITS]
+// Inputs   hx, da   see layout.cuh; `tiles` = T · ceil(B / 8) tiles of 8 rows of each
+// In, out  counters u32 [ceil(4 · UNITS / 64)], zero before and after
+// Outputs  parts    f32 [S][UNITS + INPUTS][4 · UNITS]
+//          d_fold   f32 [J,G]: the gradient by the folded input weights and, as its last row, by the bias
 // Launch   grid (ceil(4 · UNITS / 64), ceil((UNITS + INPUTS) / BLOCK_ROWS), S), block 256
-// Shared   2 · (BLOCK_ROWS + 64) · 16 · STAGES bytes for each pair of tiles, static, at most 43,008
+// Shared   STAGES · STAGE_TILES · (BLOCK_ROWS + 64) · 16 + 4 bytes, static, at most 43,012
 // Bounds   1 <= S <= ceil(tiles / STAGE_TILES)
-// Sums     tiles upwards, two of them (16 rows of the batch) in one tensor-core instruction
+// Sums     tiles upwards, two of them (16 rows of the batch) in one tensor-core instruction; parts upwards, whichever block adds
 // CPU twin reference::rounded
 
 constexpr int GRADIENT_THREADS = 256;
@@ -69,8 +72,41 @@ DEVICE void add_stage(float (&sum)[WARP_FRAGMENTS][2][4], const Stage& stage) {
     }
 }
 
+// Whether all other blocks of this column of the grid are done, so that this one sees what they wrote. At most one is told so,
+// the last.
+DEVICE bool is_last(u32* counters) {
+    __shared__ u32 last;
+    // What this block wrote is known to thread 0 before it counts.
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(counters + blockIdx.x, 1u) == gridDim.y * gridDim.z - 1;
+        __threadfence();
+        if (last) counters[blockIdx.x] = 0;
+    }
+    __syncthreads();
+    return last;
+}
+
+// Adds the parts of x's rows and of the bias, of this block's columns.
+DEVICE void add_parts_of_inputs(const float* parts, float* __restrict__ d_fold, int I, int H, float scale) {
+    for (int at = threadIdx.x; at < (I + 1) * GRADIENT_COLUMNS; at += GRADIENT_THREADS) {
+        const int input = at / GRADIENT_COLUMNS, column = blockIdx.x * GRADIENT_COLUMNS + at % GRADIENT_COLUMNS;
+        const int gate = column / TILE_ROWS % GATES, unit = column / (TILE_ROWS * GATES) * TILE_ROWS + column % TILE_ROWS;
+        if (unit >= H) continue;
+        const float* part = parts + (size_t)(UNITS + input) * GATES * UNITS + column;
+        float sum = 0.0f;
+#pragma unroll 8
+        for (int s = 0; s < gridDim.z; s++) sum += part[(size_t)s * (UNITS + INPUTS) * GATES * UNITS];
+        // Bytes went into the product without their scale; the 1 of the bias has none.
+        d_fold[(size_t)input * GATES * H + gate * H + unit] = input < I ? sum * scale : sum;
+    }
+}
+
+// `parts` is written and read: its loads must be plain ones, that see what other blocks wrote.
 KERNEL(GRADIENT_THREADS)
-persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict__ da, float* __restrict__ parts, int tiles) {
+persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict__ da, float* parts,
+                           float* __restrict__ d_fold, u32* counters, int tiles, int I, int H, float scale) {
     __shared__ Stage stages[STAGES];
     const int all = (tiles + STAGE_TILES - 1) / STAGE_TILES;
     const int begin = (int)((long long)all * blockIdx.z / gridDim.z), end = (int)((long long)all * (blockIdx.z + 1) / gridDim.z);
@@ -100,32 +136,30 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
                 float2* to = (float2*)(of_part + (size_t)row * GATES * UNITS + column);
                 *to = make_float2(sum[fragment][side][lower * 2], sum[fragment][side][lower * 2 + 1]);
             }
+    if (is_last(counters)) add_parts_of_inputs(parts, d_fold, I, H, scale);
 }
 
-// persistent_sum: adds the parts, in the model's own order of units and gates.
+// persistent_sum: adds the parts of W_h's gradient, for whoever wants it as it is: clipping, traces.
 //
 // Inputs   parts   f32 [S][UNITS + INPUTS][4 · UNITS]
 // Outputs  d_w_h   f32 [H,G]
-//          d_fold  f32 [J,G]: the gradient by the folded input weights and, as its last row, by the bias
-// Launch   grid ceil((H + J) · G / 256), block 256; shared memory none
-// Bounds   (H + J) · G below 2^31 - 256
+// Launch   grid ceil(H · G / 256), block 256; shared memory none
+// Bounds   H · G below 2^31 - 256
 // Sums     parts upwards
 // CPU twin reference::rounded
 
 constexpr int PARTS_THREADS = 256;
 
-KERNEL(PARTS_THREADS)
-persistent_sum(const float* __restrict__ parts, float* __restrict__ d_w_h, float* __restrict__ d_fold, int S, int I, int H,
-               float scale) {
-    const int at = blockIdx.x * PARTS_THREADS + threadIdx.x, G = GATES * H;
-    if (at >= (H + I + 1) * G) return;
-    const int row = at / G, gate = at % G / H, unit = at % H;
-    const int input = row - H, padded_row = row < H ? row : UNITS + input;
-    const int column = unit / TILE_ROWS * TILE_ROWS * GATES + gate * TILE_ROWS + unit % TILE_ROWS;
+// The gradient of the weight from `unit`'s h to a gate of `of_gate`.
+DEVICE float recurrent_gradient(const float* __restrict__ parts, int unit, int gate, int of_gate, int S) {
+    const float* part = parts + (size_t)unit * GATES * UNITS + gate_row(gate, of_gate);
     float sum = 0.0f;
-    for (int part = 0; part < S; part++)
-        sum += parts[((size_t)part * (UNITS + INPUTS) + padded_row) * GATES * UNITS + column];
-    if (row < H) d_w_h[at] = sum;
-    // Bytes went into the product without their scale; the 1 of the bias has none.
-    else d_fold[at - H * G] = input < I ? sum * scale : sum;
+#pragma unroll 8
+    for (int s = 0; s < S; s++) sum += part[(size_t)s * (UNITS + INPUTS) * GATES * UNITS];
+    return sum;
+}
+
+KERNEL(PARTS_THREADS) persistent_sum(const float* __restrict__ parts, float* __restrict__ d_w_h, int S, int H) {
+    const int at = blockIdx.x * PARTS_THREADS + threadIdx.x, G = GATES * H;
+    if (at < H * G) d_w_h[at] = recurrent_gradient(parts, at / G, at % G / H, at % H, S);
 }

@@ -12,7 +12,7 @@ use super::device::{Buffer, Device, Limits, Part};
 use super::estimate::Estimate;
 use super::forward::{Forward, Keep};
 use super::gather::{self, DeviceSequences};
-use super::persistent::Persistent;
+use super::persistent::{Persistent, Step};
 use super::plan::{Family, Plan};
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
 use super::weights::Weights;
@@ -77,6 +77,8 @@ struct Training<D: Device> {
     /// `[S]`
     correct: Buffer<D, u32>,
     clip: Option<Clip<D>>,
+    /// Whether the weights are packed as they are, where they need to be.
+    packed: bool,
     /// One iteration.
     graph: Option<D::Graph>,
 }
@@ -115,25 +117,6 @@ impl<D: Device> Work<D> {
         match family {
             Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch)?)),
             Family::Persistent(variant) => Ok(Self::Persistent(Persistent::new(device, dims, variant, batch, limits)?)),
-        }
-    }
-
-    /// From the sequences `rows[turn]` to losses, classes and the gradient.
-    fn run(
-        &self,
-        device: &D,
-        weights: &Weights<D>,
-        sequences: &DeviceSequences<D>,
-        rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
-        batch: usize,
-    ) -> Result<()> {
-        match self {
-            Self::PerStep(Pass { forward, backward }) => {
-                forward.run(device, weights, sequences, rows_and_turn, batch)?;
-                forward.score(device, Some(backward.dlogits()), batch)?;
-                backward.run(device, weights, forward)
-            }
-            Self::Persistent(persistent) => persistent.run(device, weights, sequences, rows_and_turn, None),
         }
     }
 
@@ -178,15 +161,43 @@ impl<D: Device> Training<D> {
             mean_loss: Buffer::new(device, "mean loss", STEPS_AT_ONCE)?,
             correct: Buffer::new(device, "correct", STEPS_AT_ONCE)?,
             clip: adam.grad_clip.map(clip).transpose()?,
+            packed: false,
             graph: None,
         })
     }
 
     /// One training iteration: everything from the batch's rows to the next turn.
     fn iterate(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
+        let (batch, turn) = (self.batch, self.turn.all());
+        let rows_and_turn = (self.rows.all(), turn);
+        match &self.work {
+            Work::PerStep(Pass { forward, backward }) => {
+                weights.update_fold(device)?;
+                forward.run(device, weights, sequences, rows_and_turn, batch)?;
+                forward.score(device, Some(backward.dlogits()), batch)?;
+                backward.run(device, weights, forward)?;
+                self.update(device, weights, adam)?;
+                adam::advance(device, turn)
+            }
+            Work::Persistent(persistent) => {
+                persistent.run(device, weights, sequences, rows_and_turn, None)?;
+                if self.clip.is_none() {
+                    let (step_sizes, mean_loss) = (self.step_sizes.all(), self.mean_loss.all());
+                    let step = Step { adam, step_sizes, turn, mean_loss, correct: self.correct.all() };
+                    persistent.update(device, weights, &step)?;
+                } else {
+                    persistent.add_gradient(device, weights)?;
+                    self.update(device, weights, adam)?;
+                    persistent.pack_recurrent(device, weights)?;
+                }
+                persistent.fold(device, weights, sequences, Some(turn))
+            }
+        }
+    }
+
+    /// From losses, classes and gradient to the batch's metrics and the next parameters.
+    fn update(&self, device: &D, weights: &Weights<D>, adam: &Adam) -> Result<()> {
         let (work, batch, turn) = (&self.work, self.batch, self.turn.all());
-        weights.update_fold(device)?;
-        work.run(device, weights, sequences, (self.rows.all(), turn), batch)?;
         let (predicted, labels) = work.classes();
         let metrics = Metrics {
             loss: work.loss().all(),
@@ -212,8 +223,7 @@ impl<D: Device> Training<D> {
             v: weights.v.all(),
             n,
         };
-        adam::update(device, adam, &update)?;
-        adam::advance(device, turn)
+        adam::update(device, adam, &update)
     }
 }
 
@@ -394,6 +404,12 @@ impl<D: Device> CudaEngine<D> {
         training.rows.upload(device, rows)?;
         training.step_sizes.upload(device, &step_sizes)?;
         training.turn.zero(device, 1)?;
+        if let (Work::Persistent(persistent), Some(sequences), false) =
+            (&training.work, &self.splits[Split::Train as usize], training.packed)
+        {
+            persistent.pack(device, &self.weights, sequences)?;
+            training.packed = true;
+        }
         let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
         self.folded = false;
         for _ in 0..steps {
@@ -439,6 +455,9 @@ impl<D: Device> Engine for CudaEngine<D> {
         assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
         self.weights.upload(&self.device, state)?;
         (self.step, self.folded) = (state.step, false);
+        if let Some(training) = &mut self.training {
+            training.packed = false;
+        }
         Ok(())
     }
 
@@ -507,7 +526,9 @@ impl<D: Device> Engine for CudaEngine<D> {
         let weights = &self.weights;
         let (logits, h_last, c_last) = match &work {
             Work::PerStep(Pass { forward, backward }) => {
-                work.run(device, weights, &sequences, (rows.all(), turn.all()), n)?;
+                forward.run(device, weights, &sequences, (rows.all(), turn.all()), n)?;
+                forward.score(device, Some(backward.dlogits()), n)?;
+                backward.run(device, weights, forward)?;
                 backward.inputs(device, weights, dx.all())?;
                 let (h_last, c_last) = forward.download_last(device, n)?;
                 (forward.logits(), h_last, c_last)
@@ -516,7 +537,9 @@ impl<D: Device> Engine for CudaEngine<D> {
                 let [h_last, c_last] = ["h_last", "c_last"].map(|name| Buffer::new(device, name, n * h));
                 let (h_last, c_last, da) = (h_last?, c_last?, Buffer::new(device, "da f32", n * t * 4 * h)?);
                 let last = Some((h_last.all(), c_last.all()));
+                persistent.pack(device, weights, &sequences)?;
                 persistent.run(device, weights, &sequences, (rows.all(), turn.all()), last)?;
+                persistent.add_gradient(device, weights)?;
                 persistent.inputs(device, weights, da.all(), dx.all())?;
                 (persistent.logits(), h_last.download(device, n * h)?, c_last.download(device, n * h)?)
             }

@@ -1,18 +1,23 @@
 //! Launches `kernels/persistent/`: a batch from its sequences to the gradient of all parameters, in few launches.
 //!
-//! One kernel does all steps forward and backward, a block for each 8 sequences; then the weight gradients are one product over
-//! all steps and sequences, whose parts are added in a fixed order. The input layer's gradients are unfolded from that as in
-//! [`super::backward`].
+//! Four launches are a training iteration. One does all steps forward and backward, a block for each 8 sequences; the second the
+//! weight gradients, one product over all steps and sequences in parts; the third adds the parts, unfolds the input layer's
+//! gradients, updates all parameters and leaves recurrent weights as operands of the next iteration; the fourth folds the input
+//! layer again. Where the gradient itself is wanted, to be clipped or looked at, it takes the launches of [`super::backward`].
 
 #![allow(unsafe_code)]
 
 use super::device::{Arg, Buffer, Device, Launch, Limits, Part, arg_or_null, int, tiles};
 use super::gather::DeviceSequences;
 use super::linear::{Form, Product, product, sum_parts};
-use super::tiles::{GRADIENT_COLUMNS, GRADIENT_THREADS, PACK_THREADS, PARTS_THREADS, STAGE_TILES, UNPACK_THREADS};
+use super::tiles::{
+    FOLD_COLUMNS, FOLD_THREADS, GRADIENT_COLUMNS, GRADIENT_THREADS, PACK_THREADS, PARTS_THREADS, STAGE_TILES,
+    UNPACK_THREADS, UPDATE_THREADS,
+};
 use super::variant::{TILE_ROWS, Variant};
 use super::weights::{Weights, joined};
 use crate::error::Result;
+use crate::optimizer::Adam;
 use crate::shape::{Dims, ParamLayout, Tensors};
 
 /// The kernel that takes dynamic shared memory.
@@ -52,10 +57,26 @@ pub struct Persistent<D: Device> {
     head_parts: Buffer<D, f32>,
     /// Parts of the weight gradients.
     parts: Buffer<D, f32>,
+    /// Blocks of the weight gradients' product that are done, for each of its columns of blocks; zero between launches.
+    counters: Buffer<D, u32>,
     /// Gradient by the folded weights and, as its last row, by the bias, `[J,G]`.
     d_fold: Buffer<D, f32>,
     /// Gradient of the mean loss, laid out as the flat parameters.
     gradient: Buffer<D, f32>,
+}
+
+/// What an update needs besides parameters and gradient, and where it leaves the batch's metrics.
+pub struct Step<'a> {
+    /// The optimizer, whose clipping is not done.
+    pub adam: &'a Adam,
+    /// [`Adam::step_size`] of S steps.
+    pub step_sizes: Part<'a, f32>,
+    /// Which of the S steps this is, `[1]`.
+    pub turn: Part<'a, u32>,
+    /// `[S]`
+    pub mean_loss: Part<'a, f32>,
+    /// `[S]`
+    pub correct: Part<'a, u32>,
 }
 
 /// Where the state after the last step goes, h and c `[B,H]` each, if it is wanted.
@@ -73,6 +94,8 @@ impl<D: Device> Persistent<D> {
         let saved = row_tiles * dims.t * variant.saved();
         let parts_count = parts_count(&variant, dims.t * row_tiles, limits.multiprocessors as usize);
         let threads = variant.threads();
+        let mut counters = Buffer::new(device, "counters", tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize)?;
+        counters.zero(device, counters.len())?;
         Ok(Self {
             dims,
             variant,
@@ -90,6 +113,7 @@ impl<D: Device> Persistent<D> {
             labels: Buffer::new(device, "batch labels", batch)?,
             head_parts: Buffer::new(device, "head parts", row_tiles * (dims.h + 1) * dims.k)?,
             parts: Buffer::new(device, "parts", parts_count * variant.gradient_rows() * variant.gate_rows())?,
+            counters,
             d_fold: Buffer::new(device, "d_fold", (dims.i + 1) * dims.g())?,
             gradient: Buffer::new(device, "gradient", ParamLayout::new(dims).len())?,
         })
@@ -120,7 +144,17 @@ impl<D: Device> Persistent<D> {
         &self.gradient
     }
 
-    /// From the sequences `rows[turn]` to the gradient; `fold` of the weights must be that of their parameters.
+    /// Makes the weights ready as operands: whoever changed them, before the next batch.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn pack(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>) -> Result<()> {
+        self.pack_recurrent(device, weights)?;
+        self.fold(device, weights, sequences, None)
+    }
+
+    /// From the sequences `rows[turn]` to losses, classes, and the gradient in parts. The weights must be packed.
     ///
     /// # Errors
     ///
@@ -133,32 +167,113 @@ impl<D: Device> Persistent<D> {
         rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
         last: Last<'_>,
     ) -> Result<()> {
-        self.pack(device, weights, sequences.scale())?;
         self.steps(device, weights, sequences, rows_and_turn, last)?;
-        self.weight_gradients(device, weights, sequences.scale())?;
+        self.weight_gradients(device, sequences.scale())
+    }
+
+    /// From the gradient in parts to [`Persistent::gradient`].
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn add_gradient(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        self.recurrent_weights(device, weights)?;
         self.head(device, weights)?;
         self.input_weights(device, weights)
     }
 
-    /// Weights as operands, of which x's take the scale of bytes.
-    fn pack(&self, device: &D, weights: &Weights<D>, scale: f32) -> Result<()> {
-        let Dims { i, h, .. } = self.dims;
-        let fragments = (4 * self.variant.forward_tiles() + self.variant.backward_tiles()) * self.variant.threads();
+    /// From the gradient in parts to the next parameters, and to recurrent weights as operands; the batch's metrics.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn update(&self, device: &D, weights: &Weights<D>, step: &Step<'_>) -> Result<()> {
+        let (Dims { i, p, h, k, .. }, n) = (self.dims, weights.parameters.len());
+        let (g, head, ranges) = (self.dims.g(), (h + 1) * k, weights.ranges());
+        let Step { adam, step_sizes, turn, mean_loss, correct } = *step;
         let args = [
-            weights.fold().arg((i + 1) * self.dims.g()),
+            self.parts.all().arg(self.parts.len()),
+            self.d_fold.all().arg((i + 1) * g),
+            self.head_parts.all().arg(self.row_tiles() * head),
+            self.loss.all().arg(self.batch),
+            self.predicted.all().arg(self.batch),
+            self.labels.all().arg(self.batch),
+            step_sizes.arg(1),
+            turn.arg(1),
+            weights.parameters.all().arg(n),
+            weights.m.all().arg(n),
+            weights.v.all().arg(n),
+            self.forward_weights.all().arg(self.forward_weights.len()),
+            self.backward_weights.all().arg(self.backward_weights.len()),
+            mean_loss.arg(1),
+            correct.arg(1),
+            int(self.parts_count),
+            int(self.row_tiles()),
+            int(self.batch),
+            int(i),
+            int(p),
+            int(h),
+            int(k),
+            int(ranges.w_in.start),
+            int(ranges.w_x.start),
+            int(ranges.w_h.start),
+            int(ranges.b.start),
+            int(ranges.w_out.start),
+            Arg::F32(adam.beta1 as f32),
+            Arg::F32((1.0 - adam.beta1) as f32),
+            Arg::F32(adam.beta2 as f32),
+            Arg::F32((1.0 - adam.beta2) as f32),
+            Arg::F32(adam.epsilon as f32),
+        ];
+        let blocks = (h + p) as u32 + tiles(g + head, UPDATE_THREADS) + 1;
+        launch(device, "persistent_update", [blocks, 1, 1], UPDATE_THREADS, &args)
+    }
+
+    /// Recurrent weights as operands.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn pack_recurrent(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let h = self.dims.h;
+        let args = [
             weights.tensors().w_h.arg(h * self.dims.g()),
             self.forward_weights.all().arg(self.forward_weights.len()),
             self.backward_weights.all().arg(self.backward_weights.len()),
-            int(i),
             int(h),
-            Arg::F32(scale),
+        ];
+        let count = self.variant.units * self.variant.gate_rows();
+        launch(device, "persistent_pack", [tiles(count, PACK_THREADS), 1, 1], PACK_THREADS, &args)
+    }
+
+    /// Input weights, with the input layer folded into them, as operands, of which x's take the scale of bytes. Adds 1 to a
+    /// turn: it is the last launch of an iteration.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn fold(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        turn: Option<Part<'_, u32>>,
+    ) -> Result<()> {
+        let (Dims { i, p, h, .. }, g) = (self.dims, self.dims.g());
+        let args = [
+            weights.input_layer().arg((i + 1) * p),
+            weights.tensors().w_x.arg(p * g),
+            weights.tensors().b.arg(g),
+            arg_or_null(turn, 1),
+            self.forward_weights.all().arg(self.forward_weights.len()),
+            int(i),
+            int(p),
+            int(h),
+            Arg::F32(sequences.scale()),
             Arg::F32(weights.model().forget_bias),
         ];
-        let grid = [tiles(fragments, PACK_THREADS), 1, 1];
-        let kernel = "persistent_pack";
-        let launch = Launch { kernel, grid, block: [PACK_THREADS, 1, 1], cluster: [1; 3], shared: 0, args: &args };
-        // SAFETY: the weights' buffers were made for this variant, which fits the model; `arg` has checked the others.
-        unsafe { device.launch(&launch) }
+        let blocks = tiles(self.variant.gate_rows(), FOLD_COLUMNS);
+        launch(device, "persistent_fold", [blocks, 1, 1], FOLD_THREADS, &args)
     }
 
     /// All steps forward, the head, and all steps backward.
@@ -202,48 +317,39 @@ impl<D: Device> Persistent<D> {
             int(h),
             int(k),
         ];
-        let (grid, block) = ([self.row_tiles() as u32, 1, 1], [self.variant.threads() as u32, 1, 1]);
-        let shared = self.variant.shared_bytes(k) as u32;
-        let launch = Launch { kernel: DYNAMIC_SHARED, grid, block, cluster: [1; 3], shared, args: &args };
-        // SAFETY: the buffers were made for this variant and batch, and `arg` has checked the others; the rows are below N and
-        // the turn below S by the engine's contract.
-        unsafe { device.launch(&launch) }
+        let (grid, threads) = ([self.row_tiles() as u32, 1, 1], self.variant.threads() as u32);
+        launch_with(device, DYNAMIC_SHARED, (grid, threads), self.variant.shared_bytes(k), &args)
     }
 
     fn row_tiles(&self) -> usize {
         self.batch.div_ceil(TILE_ROWS)
     }
 
-    /// Gradients of W_h and of the folded weights.
-    fn weight_gradients(&self, device: &D, weights: &Weights<D>, scale: f32) -> Result<()> {
-        let (Dims { i, h, .. }, variant, g) = (self.dims, &self.variant, self.dims.g());
-        let (count, parts) = (self.dims.t * self.row_tiles(), self.parts.all().arg(self.parts.len()));
-        let args = [self.hx.all().arg(self.hx.len()), self.da.all().arg(self.da.len()), parts, int(count)];
-        let columns = tiles(variant.gate_rows(), GRADIENT_COLUMNS);
-        let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows()) as u32;
-        let launch = Launch {
-            kernel: "persistent_weight_gradient",
-            grid: [columns, rows, self.parts_count as u32],
-            block: [GRADIENT_THREADS, 1, 1],
-            cluster: [1; 3],
-            shared: 0,
-            args: &args,
-        };
-        // SAFETY: the buffers were made for this variant and batch, and S for so many tiles.
-        unsafe { device.launch(&launch) }?;
+    /// Gradients of W_h and of the folded weights, the first in parts.
+    fn weight_gradients(&self, device: &D, scale: f32) -> Result<()> {
+        let (Dims { i, h, .. }, variant) = (self.dims, &self.variant);
         let args = [
-            parts,
-            self.gradient.part(weights.ranges().w_h.clone()).arg(h * g),
-            self.d_fold.all().arg((i + 1) * g),
-            int(self.parts_count),
+            self.hx.all().arg(self.hx.len()),
+            self.da.all().arg(self.da.len()),
+            self.parts.all().arg(self.parts.len()),
+            self.d_fold.all().arg((i + 1) * self.dims.g()),
+            self.counters.all().arg(self.counters.len()),
+            int(self.dims.t * self.row_tiles()),
             int(i),
             int(h),
             Arg::F32(scale),
         ];
-        let (kernel, grid) = ("persistent_sum", [tiles((h + i + 1) * g, PARTS_THREADS), 1, 1]);
-        let launch = Launch { kernel, grid, block: [PARTS_THREADS, 1, 1], cluster: [1; 3], shared: 0, args: &args };
-        // SAFETY: likewise, and `arg` has checked the results.
-        unsafe { device.launch(&launch) }
+        let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows()) as u32;
+        let grid = [self.counters.len() as u32, rows, self.parts_count as u32];
+        launch(device, "persistent_weight_gradient", grid, GRADIENT_THREADS, &args)
+    }
+
+    /// Gradient of W_h: the sum of its parts.
+    fn recurrent_weights(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let (h, count) = (self.dims.h, self.dims.h * self.dims.g());
+        let gradient = self.gradient.part(weights.ranges().w_h.clone()).arg(count);
+        let args = [self.parts.all().arg(self.parts.len()), gradient, int(self.parts_count), int(h)];
+        launch(device, "persistent_sum", [tiles(count, PARTS_THREADS), 1, 1], PARTS_THREADS, &args)
     }
 
     /// Gradient of the head: the sum of the tiles' parts.
@@ -274,13 +380,27 @@ impl<D: Device> Persistent<D> {
         let (Dims { t, i, h, .. }, batch, g) = (self.dims, self.batch, self.dims.g());
         let count = t * batch * g;
         let args = [self.da.all().arg(self.da.len()), da.arg(count), int(batch), int(t), int(h)];
-        let (kernel, grid) = ("persistent_unpack", [tiles(count, UNPACK_THREADS), 1, 1]);
-        let launch = Launch { kernel, grid, block: [UNPACK_THREADS, 1, 1], cluster: [1; 3], shared: 0, args: &args };
-        // SAFETY: the buffer of da was made for this variant and batch, and `arg` has checked the result.
-        unsafe { device.launch(&launch) }?;
+        launch(device, "persistent_unpack", [tiles(count, UNPACK_THREADS), 1, 1], UNPACK_THREADS, &args)?;
         let (b, m) = (weights.fold(), t * batch);
         product(device, &Product { form: Form::Nt, a: da, b, bias: None, c: dx, m, n: i, k: g })
     }
+}
+
+fn launch<D: Device>(device: &D, kernel: &'static str, grid: [u32; 3], threads: u32, args: &[Arg]) -> Result<()> {
+    launch_with(device, kernel, (grid, threads), 0, args)
+}
+
+fn launch_with<D: Device>(
+    device: &D,
+    kernel: &'static str,
+    (grid, threads): ([u32; 3], u32),
+    shared: usize,
+    args: &[Arg],
+) -> Result<()> {
+    let launch = Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: shared as u32, args };
+    // SAFETY: all buffers were made for this variant and batch, and `arg` has checked them and the others against the sizes
+    // given; the rows are below N and the turn below S by the engine's contract.
+    unsafe { device.launch(&launch) }
 }
 
 /// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.

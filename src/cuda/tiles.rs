@@ -82,6 +82,12 @@ pub const ADAM_THREADS: u32 = constant("ADAM_THREADS");
 pub const WARP: u32 = constant("WARP");
 /// Threads of a block that packs weights.
 pub const PACK_THREADS: u32 = constant_in(PERSISTENT, "PACK_THREADS");
+/// Threads of a block that folds and packs weights.
+pub const FOLD_THREADS: u32 = constant_in(PERSISTENT, "FOLD_THREADS");
+/// Columns of one block of it.
+pub const FOLD_COLUMNS: u32 = constant_in(PERSISTENT, "FOLD_COLUMNS");
+/// Threads of a block that updates parameters.
+pub const UPDATE_THREADS: u32 = constant_in(PERSISTENT, "UPDATE_THREADS");
 /// Threads of a block of the weight gradients' product.
 pub const GRADIENT_THREADS: u32 = constant_in(PERSISTENT, "GRADIENT_THREADS");
 /// Columns of one block of it.
