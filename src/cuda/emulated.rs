@@ -13,6 +13,8 @@ pub struct Emulated {
     module: Module,
     /// The persistent kernels, if any are loaded.
     persistent: Option<Module>,
+    /// PTX of variants in place of their own.
+    replaced: Vec<(Variant, String)>,
     options: Options,
     memory: Rc<RefCell<Memory>>,
     /// Launches that are being recorded, if they are.
@@ -58,6 +60,7 @@ impl Emulated {
         Ok(Self {
             module,
             persistent: None,
+            replaced: Vec::new(),
             options,
             memory: Rc::default(),
             recording: RefCell::default(),
@@ -82,14 +85,9 @@ impl Emulated {
         self.limits = limits;
     }
 
-    /// Makes persistent kernels ready from their PTX.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Failed`] if the emulator cannot run that PTX.
-    pub fn load_ptx(&mut self, ptx: &str) -> Result<()> {
-        self.persistent = Some(Module::parse(ptx).map_err(failed)?);
-        Ok(())
+    /// Makes the device load this PTX when it is asked for a variant.
+    pub fn replace(&mut self, variant: Variant, ptx: String) {
+        self.replaced.push((variant, ptx));
     }
 
     fn run(&self, Recorded { kernel, shape, args }: &Recorded) -> Result<()> {
@@ -129,7 +127,10 @@ impl Device for Emulated {
     }
 
     fn load(&mut self, variant: &Variant) -> Result<()> {
-        self.load_ptx(&kept_variants::ptx(variant)?)
+        let replaced = self.replaced.iter().find(|(of, _)| of == variant);
+        let ptx = replaced.map_or_else(|| kept_variants::ptx(variant), |(_, ptx)| Ok(ptx.clone()))?;
+        self.persistent = Some(Module::parse(&ptx).map_err(failed)?);
+        Ok(())
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {
