@@ -5,13 +5,15 @@
 
 mod support;
 
+use flate2::{Compression, write::GzEncoder};
 use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sources;
-use fused_lstm::cuda::{find, kept};
+use fused_lstm::cuda::{find, kept, kept_variants};
 use fused_lstm::{Error, Result};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
 use support::{Folder, Run, program, run};
@@ -240,11 +242,28 @@ fn the_document_tells_the_resources_of_every_kernel() {
 }
 
 #[test]
+fn the_kept_variants_are_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let kept = kept_variants::text().unwrap();
+    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept_variants::PATH) {
+        check_kept(&kept, &kept_variants::make(&nvrtc).unwrap(), kept_variants::PATH);
+    }
+}
+
+fn packed(text: &str) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+    packer.write_all(text.as_bytes()).unwrap();
+    packer.finish().unwrap()
+}
+
+#[test]
 #[ignore = "writes the kept files afresh"]
 fn renew_the_kept_files() {
     let nvrtc = Nvrtc::open().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
+    fs::write(root.join(kept_variants::PATH), packed(&kept_variants::make(&nvrtc).unwrap())).unwrap();
     fs::write(root.join(RESOURCES), resource_document(&release(&nvrtc), compiled(&nvrtc))).unwrap();
 }
 

@@ -17,6 +17,8 @@
 //! | [`estimate`] | how much memory something takes |
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
+//! | [`variant`], [`persistent`] | the persistent kernels: sizes they are compiled for, buffers and launches |
+//! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
 //! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
@@ -37,10 +39,14 @@ pub mod find;
 pub mod forward;
 pub mod gather;
 pub mod kept;
+#[cfg(feature = "emulator")]
+pub mod kept_variants;
 pub mod kernels;
 pub mod linear;
 pub mod lstm;
 pub mod nvrtc;
+pub mod persistent;
+pub mod plan;
 pub mod profile;
 pub mod profiled;
 pub mod program;
@@ -48,6 +54,7 @@ pub mod resources;
 pub mod softmax_xent;
 pub mod sources;
 pub mod tiles;
+pub mod variant;
 pub mod weights;
 
 pub use engine::CudaEngine;

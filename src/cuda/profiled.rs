@@ -4,8 +4,9 @@
 #![allow(unsafe_code)]
 
 use super::cost::{Cost, cost};
-use super::device::{Arg, Buffer, Device, Launch};
+use super::device::{Arg, Buffer, Device, Launch, Limits};
 use super::linear::{Form, Product, product};
+use super::variant::Variant;
 use crate::error::Result;
 use std::cell::{Cell, RefCell};
 
@@ -143,6 +144,14 @@ impl<D: Device> Device for Profiled<D> {
 
     fn name(&self) -> String {
         self.device.name()
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        self.device.limits()
+    }
+
+    fn load(&mut self, variant: &Variant) -> Result<()> {
+        self.device.load(variant)
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

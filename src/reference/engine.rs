@@ -1,10 +1,11 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::{Real, adam, forward_backward, inputs, model, softmax_xent};
+use super::{Gradients, Real, adam, forward_backward, inputs, model, rounded, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
 use crate::optimizer::Adam;
+use crate::precision::Precision;
 use std::sync::Arc;
 
 /// Sequences that one evaluation step takes at a time.
@@ -15,6 +16,7 @@ pub struct ReferenceEngine<F> {
     model: Model,
     adam: Adam,
     data: Arc<Dataset>,
+    precision: Precision,
     parameters: Vec<F>,
     m: Vec<F>,
     v: Vec<F>,
@@ -24,20 +26,33 @@ pub struct ReferenceEngine<F> {
 impl<F: Real> ReferenceEngine<F> {
     /// An engine for `model` that trains with `adam` on `data`, all parameters zero until [`Engine::set_state`].
     pub fn new(model: Model, adam: Adam, data: Arc<Dataset>) -> Self {
+        Self::with_precision(model, adam, data, Precision::F32)
+    }
+
+    /// The same, whose training and traces round operands of products as [`rounded`] tells; with [`Precision::F32`] nothing
+    /// is rounded.
+    pub fn with_precision(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> Self {
         let zeros = vec![F::zero(); model.layout().len()];
-        Self { model, adam, data, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0 }
+        Self { model, adam, data, precision, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0 }
+    }
+
+    fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
+        if self.precision != Precision::F32 {
+            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, self.precision);
+        }
+        let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
+        forward_backward(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
     }
 
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
-        let x = inputs(&self.data.train, rows);
-        let labels: Vec<u32> = rows.iter().map(|&row| self.data.train.labels()[row as usize]).collect();
-        let out = forward_backward(&self.model, &self.parameters, &x, &labels);
+        let labels = rows.iter().map(|&row| self.data.train.labels()[row as usize]);
+        let out = self.gradients(&self.data.train, rows);
         self.step += 1;
         adam::step(&self.adam, self.step, &out.gradient, &mut self.parameters, &mut self.m, &mut self.v);
         let predicted = out.logits.chunks_exact(self.model.dims.k).map(softmax_xent::arg_max);
         StepMetrics {
             loss: (out.loss.iter().copied().sum::<F>() / F::of(rows.len() as f64)).single(),
-            correct: predicted.zip(&labels).filter(|(p, label)| p == *label).count() as u32,
+            correct: predicted.zip(labels).filter(|(p, label)| p == label).count() as u32,
         }
     }
 }
@@ -99,7 +114,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
         let rows: Vec<u32> = (0..batch.len() as u32).collect();
-        let out = forward_backward(&self.model, &self.parameters, &inputs(batch, &rows), batch.labels());
+        let out = self.gradients(batch, &rows);
         Ok(Trace {
             logits: to_f32(&out.logits),
             h_last: to_f32(&out.h_last),

@@ -5,6 +5,7 @@
 pub mod adam;
 pub mod linear;
 pub mod lstm;
+pub mod rounded;
 pub mod softmax_xent;
 
 mod engine;
