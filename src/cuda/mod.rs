@@ -19,6 +19,7 @@
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
+//! | [`micro`] | latencies and rates of a GPU, by kernels of their own |
 //! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
@@ -40,6 +41,7 @@ pub mod kept;
 pub mod kernels;
 pub mod linear;
 pub mod lstm;
+pub mod micro;
 pub mod nvrtc;
 pub mod profile;
 pub mod profiled;
