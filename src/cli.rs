@@ -399,6 +399,8 @@ pub enum BenchName {
     Step,
     /// Evaluation: forward and arg max
     Infer,
+    /// Latencies and rates of a GPU, by kernels that compute nothing; sizes and --seconds mean nothing here
+    Micro,
 }
 
 #[derive(Args)]

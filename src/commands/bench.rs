@@ -1,4 +1,4 @@
-//! `fused-lstm bench`: whole iterations, on data in memory.
+//! `fused-lstm bench step` and `infer`: whole iterations, on data in memory. `micro` is in a file of its own.
 
 use super::device::Chosen;
 use super::output::{line, thousands};
@@ -29,6 +29,15 @@ const FEWEST: usize = 5;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    match args.what {
+        BenchName::Step => iterations(args, "step", true),
+        BenchName::Infer => iterations(args, "infer", false),
+        BenchName::Micro => super::micro::run(args),
+    }
+}
+
+/// Whole iterations, of training or of evaluation only.
+fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
     let device = Chosen::open(&args.device)?;
     if !(args.seconds > 0.0 && args.seconds <= MOST_SECONDS) {
         let found = format!("it is not between 0 and {MOST_SECONDS}");
@@ -45,9 +54,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         let rows = order.rows(place, batch);
         place += batch as u64;
         let started = Instant::now();
-        match args.what {
-            BenchName::Step => drop(engine.train_steps(&rows, batch)?),
-            BenchName::Infer => drop(engine.evaluate(Split::Train, &rows)?),
+        match trains {
+            true => drop(engine.train_steps(&rows, batch)?),
+            false => drop(engine.evaluate(Split::Train, &rows)?),
         }
         Ok(started.elapsed())
     };
@@ -64,10 +73,6 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let quantile = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     let (median, p10, p90) = (quantile(0.5), quantile(0.1), quantile(0.9));
     let speed = batch as f64 * 1e3 / median;
-    let what = match args.what {
-        BenchName::Step => "step",
-        BenchName::Infer => "infer",
-    };
     let device = engine.device();
     if args.json {
         let round = |value: f64, unit: f64| (value * unit).round() / unit;

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod eval;
 pub mod help;
 pub mod kernels;
+pub mod micro;
 pub mod predict;
 pub mod profile;
 pub mod sweep;

@@ -26,6 +26,9 @@ fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
 }
 
 #[cfg(feature = "cuda")]
+pub use with_cuda::room;
+
+#[cfg(feature = "cuda")]
 use with_cuda::on_gpu;
 
 #[cfg(feature = "cuda")]
@@ -67,7 +70,7 @@ mod with_cuda {
     }
 
     /// Numbers to copy and size of the product, for a device with so many free bytes.
-    fn room(free: Option<u64>) -> (usize, usize) {
+    pub fn room(free: Option<u64>) -> (usize, usize) {
         let free = free.and_then(|free| usize::try_from(free).ok()).unwrap_or(usize::MAX);
         let numbers = free / SHARE / size_of::<f32>();
         let mut product = PRODUCT;

@@ -21,6 +21,7 @@
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
+//! | [`micro`] | latencies and rates of a GPU, by kernels of their own |
 //! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
@@ -44,6 +45,7 @@ pub mod kept_variants;
 pub mod kernels;
 pub mod linear;
 pub mod lstm;
+pub mod micro;
 pub mod nvrtc;
 pub mod persistent;
 pub mod plan;

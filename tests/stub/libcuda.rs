@@ -231,7 +231,7 @@ impl Driver {
         let (_, rest) = ptx.split_once(&format!(".entry {name}(")).ok_or(NOT_FOUND)?;
         let (list, _) = rest.split_once(')').ok_or(NOT_FOUND)?;
         let form = |param: &str| param.split_whitespace().nth(1).unwrap_or_default().to_owned();
-        Ok(Some(list.split(',').map(form).collect()))
+        Ok(Some(list.split(',').filter(|param| !param.trim().is_empty()).map(form).collect()))
     }
 }
 
