@@ -39,6 +39,7 @@
 //! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |
 //! | [`cpu`] | the fast CPU engine |
 //! | `cuda` | with the feature `cuda`: the kernels of the CUDA engine, compiled when the program runs |
+//! | [`precision`] | in which numbers matrix products are computed |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
@@ -56,6 +57,7 @@ pub mod error;
 pub mod fixture;
 pub mod init;
 pub mod optimizer;
+pub mod precision;
 pub mod progress;
 pub mod reference;
 pub mod shape;

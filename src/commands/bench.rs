@@ -8,6 +8,7 @@ use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Model, State};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::Precision;
 use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use serde_json::json;
@@ -74,14 +75,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         BenchName::Infer => "infer",
     };
     let device = engine.device();
+    let precision = engine.precision();
     if args.json {
+        let dtype = if precision == Precision::F32 { "fp32".into() } else { precision.to_string() };
         let round = |value: f64, unit: f64| (value * unit).round() / unit;
         let result = json!({
             "peer": format!("fused-lstm-{what}"),
             "version": env!("CARGO_PKG_VERSION"),
             "device": device,
             "threads": engine.threads(),
-            "dtype": "fp32",
+            "dtype": dtype,
             "B": args.batch_size, "T": t, "I": i, "H": h,
             "ms_per_iter_median": round(median, 1e5),
             "p10": round(p10, 1e5),
@@ -91,7 +94,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         });
         return line(&result.to_string());
     }
-    line(&format!("{what}: B {}, T {t}, I {i}, H {h}, f32; {device}", args.batch_size))?;
+    line(&format!("{what}: B {}, T {t}, I {i}, H {h}, {precision}; {device}", args.batch_size))?;
     line(&format!(
         "{median:.3} ms an iteration (p10 {p10:.3}, p90 {p90:.3}), {} samples/s, {} iterations",
         thousands(speed as u64),

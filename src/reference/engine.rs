@@ -1,10 +1,11 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::{Real, adam, forward_backward, inputs, model, softmax_xent};
+use super::{Gradients, Real, adam, bf16, inputs, model, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
 use crate::optimizer::Adam;
+use crate::precision::Precision;
 use std::sync::Arc;
 
 /// Sequences that one evaluation step takes at a time.
@@ -19,19 +20,35 @@ pub struct ReferenceEngine<F> {
     m: Vec<F>,
     v: Vec<F>,
     step: u64,
+    rounds: bool,
 }
 
 impl<F: Real> ReferenceEngine<F> {
     /// An engine for `model` that trains with `adam` on `data`, all parameters zero until [`Engine::set_state`].
     pub fn new(model: Model, adam: Adam, data: Arc<Dataset>) -> Self {
         let zeros = vec![F::zero(); model.layout().len()];
-        Self { model, adam, data, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0 }
+        Self { model, adam, data, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0, rounds: false }
+    }
+
+    /// Rounds the factors of the LSTM's products to bf16, as engines of that precision do.
+    pub fn rounding_to_bf16(self) -> Self {
+        Self { rounds: true, ..self }
+    }
+
+    fn forward_backward(&self, x: &[F], labels: &[u32]) -> Gradients<F> {
+        let compute = if self.rounds { bf16::forward_backward } else { model::forward_backward };
+        compute(&self.model, &self.parameters, x, labels)
+    }
+
+    fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
+        let compute = if self.rounds { bf16::logits } else { model::logits };
+        compute(&self.model, &self.parameters, &inputs(sequences, rows), rows.len())
     }
 
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
         let x = inputs(&self.data.train, rows);
         let labels: Vec<u32> = rows.iter().map(|&row| self.data.train.labels()[row as usize]).collect();
-        let out = forward_backward(&self.model, &self.parameters, &x, &labels);
+        let out = self.forward_backward(&x, &labels);
         self.step += 1;
         adam::step(&self.adam, self.step, &out.gradient, &mut self.parameters, &mut self.m, &mut self.v);
         let predicted = out.logits.chunks_exact(self.model.dims.k).map(softmax_xent::arg_max);
@@ -52,7 +69,12 @@ fn from_f32<F: Real>(values: &[f32]) -> Vec<F> {
 
 impl<F: Real> Engine for ReferenceEngine<F> {
     fn device(&self) -> String {
-        format!("cpu, plain reference in f{}", 8 * size_of::<F>())
+        let rounded = if self.rounds { ", products of bf16" } else { "" };
+        format!("cpu, plain reference in f{}{rounded}", 8 * size_of::<F>())
+    }
+
+    fn precision(&self) -> Precision {
+        if self.rounds { Precision::Bf16 } else { Precision::F32 }
     }
 
     fn threads(&self) -> usize {
@@ -81,7 +103,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
         let data = self.data.split(split);
         let mut scores = Scores::default();
         for rows in rows.chunks(EVALUATION_BATCH) {
-            let logits = model::logits(&self.model, &self.parameters, &inputs(data, rows), rows.len());
+            let logits = self.logits(data, rows);
             for (logits, &row) in logits.chunks_exact(self.model.dims.k).zip(rows) {
                 let label = data.labels()[row as usize] as usize;
                 scores.loss.push(softmax_xent::loss(logits, label).single());
@@ -93,13 +115,13 @@ impl<F: Real> Engine for ReferenceEngine<F> {
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
         let rows: Vec<u32> = (0..sequences.len() as u32).collect();
-        let logits = model::logits(&self.model, &self.parameters, &inputs(sequences, &rows), rows.len());
+        let logits = self.logits(sequences, &rows);
         Ok(logits.chunks_exact(self.model.dims.k).flat_map(|row| to_f32(&softmax_xent::softmax(row))).collect())
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
         let rows: Vec<u32> = (0..batch.len() as u32).collect();
-        let out = forward_backward(&self.model, &self.parameters, &inputs(batch, &rows), batch.labels());
+        let out = self.forward_backward(&inputs(batch, &rows), batch.labels());
         Ok(Trace {
             logits: to_f32(&out.logits),
             h_last: to_f32(&out.h_last),
