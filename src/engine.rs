@@ -3,6 +3,7 @@
 
 use crate::data::{Sequences, Split};
 use crate::error::Result;
+use crate::precision::Precision;
 use crate::shape::{Dims, ParamLayout};
 
 /// What is computed, apart from the parameters.
@@ -83,6 +84,11 @@ pub struct Trace {
 pub trait Engine {
     /// One line for the user: the device and what is used of it.
     fn device(&self) -> String;
+
+    /// Precision of the operands of its matrix products.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     /// Threads that compute; 1 where that means nothing.
     fn threads(&self) -> usize;

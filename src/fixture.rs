@@ -9,6 +9,7 @@ use crate::data::{Dataset, Sequences, Values};
 use crate::engine::{Engine, Model, State};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
+use crate::precision::Precision;
 use crate::reference::softmax_xent::arg_max;
 use crate::shape::{Dims, GATES, ParamLayout, Tensors};
 use crate::tensor_file::{Numbers, Tensor, TensorFile};
@@ -52,6 +53,53 @@ impl Comparison {
     /// True if the error is within the bound; never for NaN.
     pub fn holds(&self) -> bool {
         self.error <= self.bound
+    }
+}
+
+/// Largest errors of a good implementation.
+struct Bounds {
+    loss: f64,
+    correct: f64,
+    output: f64,
+    gradient: f64,
+    /// After 1 and after 10 steps.
+    update: [f64; 2],
+    far: f64,
+    losses10: f64,
+}
+
+impl Bounds {
+    /// Ten times what PyTorch gives with factors of this precision, or less.
+    fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self {
+                loss: 2e-6,
+                correct: 0.0,
+                output: 5e-6,
+                gradient: 2e-5,
+                update: [2e-3; 2],
+                far: 1e-3,
+                losses10: 2e-5,
+            },
+            Precision::Tf32 => Self {
+                loss: 2e-3,
+                correct: 0.1,
+                output: 5e-3,
+                gradient: 6e-3,
+                update: [0.2, 0.15],
+                far: 0.05,
+                losses10: 5e-3,
+            },
+            Precision::Bf16 => Self {
+                loss: 1e-2,
+                correct: 0.1,
+                output: 4e-2,
+                gradient: 5e-2,
+                update: [0.3, 0.25],
+                far: 0.35,
+                losses10: 2e-2,
+            },
+        }
     }
 }
 
@@ -158,12 +206,17 @@ impl Fixture {
         Ok(computed)
     }
 
-    /// Compares `computed` with every expected tensor of the fixture, by the bounds of a good f32 implementation.
+    /// Compares `computed` with every expected tensor of the fixture, by the bounds of a good implementation whose products have
+    /// this precision.
     ///
     /// # Errors
     ///
     /// If the fixture expects a tensor that no engine computes, or one of another shape.
-    pub fn compare(&self, computed: &BTreeMap<String, Tensor>) -> Result<Vec<Comparison>, String> {
+    pub fn compare(
+        &self,
+        computed: &BTreeMap<String, Tensor>,
+        precision: Precision,
+    ) -> Result<Vec<Comparison>, String> {
         let mut comparisons = Vec::new();
         for (name, expected) in &self.file.tensors {
             if !["out.", "grad.", "after1.", "after10."].iter().any(|prefix| name.starts_with(prefix)) {
@@ -173,30 +226,30 @@ impl Fixture {
             if got.shape != expected.shape {
                 return Err(format!("{name} is {:?} in the file, but {:?} for these sizes", expected.shape, got.shape));
             }
-            comparisons.extend(self.compare_one(name, &values(got), &values(expected)));
+            comparisons.extend(self.compare_one(name, &values(got), &values(expected), &Bounds::of(precision)));
         }
         Ok(comparisons)
     }
 
-    fn compare_one(&self, name: &str, got: &[f64], expected: &[f64]) -> Vec<Comparison> {
+    fn compare_one(&self, name: &str, got: &[f64], expected: &[f64], bounds: &Bounds) -> Vec<Comparison> {
         let comparison = |measure, error, bound| Comparison { name: name.to_owned(), measure, error, bound };
-        if let Some((_, tensor)) = name.split_once('.').filter(|(kind, _)| kind.starts_with("after")) {
+        if let Some((after, tensor)) = name.split_once('.').filter(|(kind, _)| kind.starts_with("after")) {
             let before = values(&self.file.tensors[&format!("param.{tensor}")]);
             let update = |after: &[f64]| after.iter().zip(&before).map(|(a, b)| a - b).collect::<Vec<_>>();
             let (got, expected) = (update(got), update(expected));
             let far = self.adam.learning_rate / 10.0;
             let far = got.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > far).count();
             return vec![
-                comparison("l2", relative_l2(&got, &expected), 2e-3),
-                comparison("far", far as f64 / got.len() as f64, 1e-3),
+                comparison("l2", relative_l2(&got, &expected), bounds.update[usize::from(after != "after1")]),
+                comparison("far", far as f64 / got.len() as f64, bounds.far),
             ];
         }
         let bound = match name {
-            "out.loss" => 2e-6,
-            "out.correct" => 0.0,
-            "out.losses10" => 2e-5,
-            _ if name.starts_with("out.") => 5e-6,
-            _ => 2e-5,
+            "out.loss" => bounds.loss,
+            "out.correct" => bounds.correct,
+            "out.losses10" => bounds.losses10,
+            _ if name.starts_with("out.") => bounds.output,
+            _ => bounds.gradient,
         };
         vec![comparison("max", relative_max(got, expected), bound)]
     }

@@ -141,7 +141,7 @@ fn golden_cases<D: Device>(open: &dyn Fn() -> D) {
         let fixture = Fixture::read(&path).unwrap();
         let mut engine = CudaEngine::new(open(), fixture.model, fixture.adam, fixture.dataset()).unwrap();
         let computed = fixture.compute(&mut engine).unwrap();
-        let comparisons = fixture.compare(&computed).unwrap();
+        let comparisons = fixture.compare(&computed, engine.precision()).unwrap();
         assert!(comparisons.len() >= 31, "{case}: only {} comparisons", comparisons.len());
         let bad: Vec<_> = comparisons.iter().filter(|c| !c.holds()).collect();
         assert!(bad.is_empty(), "{case}: {bad:#?}");

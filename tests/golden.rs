@@ -24,7 +24,7 @@ fn check(make: impl Fn(&Fixture) -> Box<dyn Engine>) {
         let fixture = Fixture::read(&path).unwrap();
         let mut engine = make(&fixture);
         let computed = fixture.compute(engine.as_mut()).unwrap();
-        let comparisons = fixture.compare(&computed).unwrap();
+        let comparisons = fixture.compare(&computed, engine.precision()).unwrap();
         assert!(comparisons.len() >= 31, "{}: only {} comparisons", path.display(), comparisons.len());
         let bad: Vec<_> = comparisons.iter().filter(|c| !c.holds()).collect();
         assert!(bad.is_empty(), "{}: {bad:#?}", path.display());
@@ -45,5 +45,15 @@ fn reference_in_f32() {
 fn cpu_engine_with_every_kind_of_vectors() {
     for isa in Isa::available() {
         check(|f| Box::new(CpuEngine::with_isa(f.model, f.adam, f.dataset(), 2, isa).unwrap()));
+    }
+}
+
+/// Against what the tests of f32 expect too: the exact numbers, within the bounds of products in bf16.
+#[test]
+fn products_in_bf16() {
+    check(|f| Box::new(ReferenceEngine::<f64>::new(f.model, f.adam, f.dataset()).rounding_to_bf16()));
+    match Isa::bf16() {
+        Some(isa) => check(|f| Box::new(CpuEngine::with_isa(f.model, f.adam, f.dataset(), 2, isa).unwrap())),
+        None => println!("skipped: this processor has no AVX512-BF16"),
     }
 }

@@ -8,6 +8,7 @@ use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Model, State};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::Precision;
 use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use serde_json::json;
@@ -74,14 +75,16 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
     let (median, p10, p90) = (quantile(0.5), quantile(0.1), quantile(0.9));
     let speed = batch as f64 * 1e3 / median;
     let device = engine.device();
+    let precision = engine.precision();
     if args.json {
+        let dtype = if precision == Precision::F32 { "fp32".into() } else { precision.to_string() };
         let round = |value: f64, unit: f64| (value * unit).round() / unit;
         let result = json!({
             "peer": format!("fused-lstm-{what}"),
             "version": env!("CARGO_PKG_VERSION"),
             "device": device,
             "threads": engine.threads(),
-            "dtype": "fp32",
+            "dtype": dtype,
             "B": batch, "T": t, "I": i, "H": h,
             "ms_per_iter_median": round(median, 1e5),
             "p10": round(p10, 1e5),
@@ -91,7 +94,7 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
         });
         return line(&result.to_string());
     }
-    line(&format!("{what}: B {}, T {t}, I {i}, H {h}, f32; {device}", batch))?;
+    line(&format!("{what}: B {batch}, T {t}, I {i}, H {h}, {precision}; {device}"))?;
     line(&format!(
         "{median:.3} ms an iteration (p10 {p10:.3}, p90 {p90:.3}), {} samples/s, {} iterations",
         thousands(speed as u64),

@@ -1,11 +1,12 @@
-//! `--device`: the only place that chooses an engine.
+//! `--device` and `--precision`: the only place that chooses an engine.
 
-use crate::cli::{Device, DeviceArgs};
+use crate::cli::{Device, DeviceArgs, PrecisionName};
 use fused_lstm::Result;
-use fused_lstm::cpu::CpuEngine;
+use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::Precision;
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -16,17 +17,19 @@ pub enum Chosen {
     Cpu {
         /// 0 for one of each core.
         threads: usize,
+        isa: Isa,
     },
     #[cfg(feature = "cuda")]
-    Cuda(Box<Driver>),
+    Cuda { driver: Box<Driver>, precision: Precision },
 }
 
 impl Chosen {
     /// The device that the flags ask for. `auto` takes a GPU if there is one that can be used, else says why not.
     pub fn open(args: &DeviceArgs) -> Result<Self> {
-        let cpu = Self::Cpu { threads: args.threads.unwrap_or(0).into() };
+        let precision = args.precision.into();
+        let cpu = || Ok(Self::Cpu { threads: args.threads.unwrap_or(0).into(), isa: Isa::with(precision)? });
         match args.device {
-            Device::Cpu => Ok(cpu),
+            Device::Cpu => cpu(),
             Device::Auto => gpu_or(cpu, args),
             Device::Cuda(ordinal) => gpu(ordinal, args),
         }
@@ -35,11 +38,36 @@ impl Chosen {
     /// The engine, holding `data`.
     pub fn engine(self, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
         Ok(match self {
-            Self::Cpu { threads } => Box::new(CpuEngine::new(model, adam, data, threads)?),
+            Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
-            Self::Cuda(driver) => Box::new(CudaEngine::new(*driver, model, adam, data)?),
+            Self::Cuda { driver, precision } => {
+                Box::new(CudaEngine::with_precision(*driver, model, adam, data, precision)?)
+            }
         })
     }
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Auto | PrecisionName::F32 => Self::F32,
+            PrecisionName::Tf32 => Self::Tf32,
+            PrecisionName::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Refuses what the CUDA engine does not have.
+#[cfg(feature = "cuda")]
+pub fn gpu_precision(precision: Precision) -> Result<()> {
+    if precision != Precision::Tf32 {
+        return Ok(());
+    }
+    Err(fused_lstm::Error::Device {
+        device: format!("--precision {precision}"),
+        found: "the CUDA engine has no products of tf32 yet".into(),
+        remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
+    })
 }
 
 #[cfg(feature = "cuda")]
@@ -51,17 +79,19 @@ fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
         }
         other => other,
     })?;
+    let precision = args.precision.into();
+    gpu_precision(precision)?;
     driver.notes().iter().for_each(|text| super::progress::note(text));
-    Ok(Chosen::Cuda(Box::new(driver)))
+    Ok(Chosen::Cuda { driver: Box::new(driver), precision })
 }
 
 #[cfg(feature = "cuda")]
-fn gpu_or(cpu: Chosen, args: &DeviceArgs) -> Result<Chosen> {
+fn gpu_or(cpu: impl Fn() -> Result<Chosen>, args: &DeviceArgs) -> Result<Chosen> {
     match gpu(0, args) {
         // Anything else than a missing device is a fault that must be seen.
         Err(fused_lstm::Error::Device { found, .. }) => {
             super::progress::note(&format!("no GPU is used: {found}"));
-            Ok(cpu)
+            cpu()
         }
         opened => opened,
     }
@@ -78,6 +108,6 @@ fn gpu(ordinal: usize, _: &DeviceArgs) -> Result<Chosen> {
 
 /// Nobody who built the program for the CPU expects a GPU.
 #[cfg(not(feature = "cuda"))]
-fn gpu_or(cpu: Chosen, _: &DeviceArgs) -> Result<Chosen> {
-    Ok(cpu)
+fn gpu_or(cpu: impl Fn() -> Result<Chosen>, _: &DeviceArgs) -> Result<Chosen> {
+    cpu()
 }

@@ -6,6 +6,7 @@ use super::progress::Shown;
 use super::train::{config, interrupted, interruptible, steps};
 use crate::cli::{OutputArgs, SettingsArgs, SweepArgs};
 use fused_lstm::config::Config;
+use fused_lstm::cpu::Isa;
 use fused_lstm::data::{Dataset, Split};
 use fused_lstm::engine::Engine;
 use fused_lstm::progress::Progress;
@@ -79,7 +80,8 @@ struct Side<'a> {
     args: &'a SweepArgs,
     /// Trainings at once.
     workers: usize,
-    on_gpu: bool,
+    /// The processor's instructions, unless a GPU trains.
+    cpu: Option<Isa>,
 }
 
 impl<'a> Side<'a> {
@@ -87,24 +89,27 @@ impl<'a> Side<'a> {
     fn open(args: &'a SweepArgs) -> Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(match Chosen::open(&args.device)? {
-            Chosen::Cpu { threads: 0 } => Self { args, workers: cores(), on_gpu: false },
-            Chosen::Cpu { threads } => Self { args, workers: threads, on_gpu: false },
+            Chosen::Cpu { threads: 0, isa } => Self { args, workers: cores(), cpu: Some(isa) },
+            Chosen::Cpu { threads, isa } => Self { args, workers: threads, cpu: Some(isa) },
             #[cfg(feature = "cuda")]
-            Chosen::Cuda(_) => Self { args, workers: 1, on_gpu: true },
+            Chosen::Cuda { .. } => Self { args, workers: 1, cpu: None },
         })
     }
 
     /// The engine of one training.
     fn engine(&self, config: &Config, data: &Arc<Dataset>) -> Result<Box<dyn Engine>> {
-        let one = if self.on_gpu { Chosen::open(&self.args.device)? } else { Chosen::Cpu { threads: 1 } };
+        let one = match self.cpu {
+            Some(isa) => Chosen::Cpu { threads: 1, isa },
+            None => Chosen::open(&self.args.device)?,
+        };
         one.engine(config.model, config.adam, data.clone())
     }
 
     fn name(&self) -> String {
-        match (self.on_gpu, self.workers) {
-            (true, _) => "GPU, one training after the other".into(),
-            (false, 1) => "cpu, one training at a time".into(),
-            (false, workers) => format!("cpu, {workers} trainings at a time"),
+        match (self.cpu, self.workers) {
+            (None, _) => "GPU, one training after the other".into(),
+            (Some(isa), 1) => format!("cpu, {}, one training at a time", isa.name()),
+            (Some(isa), workers) => format!("cpu, {}, {workers} trainings at a time", isa.name()),
         }
     }
 }

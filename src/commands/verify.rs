@@ -7,6 +7,7 @@ use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::Precision;
 use fused_lstm::reference::ReferenceEngine;
 use fused_lstm::{Error, Result};
 use std::fs;
@@ -40,7 +41,7 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
     ))?;
     let computed = fixture.compute(engine.as_mut())?;
     let fail = |found| Error::data(path, found, "give a fixture whose tensors fit together");
-    let comparisons = fixture.compare(&computed).map_err(fail)?;
+    let comparisons = fixture.compare(&computed, engine.precision()).map_err(fail)?;
     for c in &comparisons {
         let verdict = if c.holds() { "ok" } else { "OUTSIDE" };
         let (error, bound) = (scientific(c.error, 2), scientific(c.bound, 0));
@@ -69,34 +70,50 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
 fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
     let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
     let on = |device| {
-        let device = DeviceArgs { device, threads: args.threads, no_cache: false };
+        let device = DeviceArgs { device, threads: args.threads, precision: args.precision, no_cache: false };
         Chosen::open(&device)?.engine(model, adam, data.clone())
     };
     match args.engine {
-        EngineName::Reference => Ok(Box::new(ReferenceEngine::<f64>::new(model, adam, data))),
-        EngineName::Cpu => on(Device::Cpu),
-        EngineName::Cuda => on(Device::Cuda(0)).map_err(|error| match error {
-            // The flags of the other commands are none of this one's.
-            Error::Device { device, found, remedy } => Error::Device {
-                device: device.replace("--device cuda:0", "--engine cuda"),
-                found,
-                remedy: remedy.replace("--device", "--engine"),
-            },
-            other => other,
-        }),
-        EngineName::Emulator => emulator(model, adam, data),
+        EngineName::Reference => {
+            let reference = ReferenceEngine::<f64>::new(model, adam, data);
+            match args.precision.into() {
+                Precision::F32 => Ok(Box::new(reference)),
+                Precision::Bf16 => Ok(Box::new(reference.rounding_to_bf16())),
+                Precision::Tf32 => Err(Error::Device {
+                    device: "--precision tf32".into(),
+                    found: "the reference has no tf32".into(),
+                    remedy: "use --precision f32 or bf16".into(),
+                }),
+            }
+        }
+        EngineName::Cpu => on(Device::Cpu).map_err(engine_flag),
+        EngineName::Cuda => on(Device::Cuda(0)).map_err(engine_flag),
+        EngineName::Emulator => emulator(args.precision.into(), model, adam, data),
+    }
+}
+
+/// The flags of the other commands are none of this one's.
+fn engine_flag(error: Error) -> Error {
+    match error {
+        Error::Device { device, found, remedy } => Error::Device {
+            device: device.replace("--device cuda:0", "--engine cuda"),
+            found,
+            remedy: remedy.replace("--device", "--engine"),
+        },
+        other => other,
     }
 }
 
 #[cfg(feature = "emulator")]
-fn emulator(model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+fn emulator(precision: Precision, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+    super::device::gpu_precision(precision).map_err(engine_flag)?;
     use fused_lstm::cuda::{CudaEngine, emulated::Emulated, kept};
     let device = Emulated::new(kept::ptx(), Default::default())?;
-    Ok(Box::new(CudaEngine::new(device, model, adam, data)?))
+    Ok(Box::new(CudaEngine::with_precision(device, model, adam, data, precision)?))
 }
 
 #[cfg(not(feature = "emulator"))]
-fn emulator(_: Model, _: Adam, _: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+fn emulator(_: Precision, _: Model, _: Adam, _: Arc<Dataset>) -> Result<Box<dyn Engine>> {
     Err(Error::Device {
         device: "--engine emulator".into(),
         found: "this program was built without the emulator".into(),

@@ -4,12 +4,13 @@
 //! with everything that it saves small enough to stay near the core.
 
 use super::math::{sigmoid, tanh};
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, Pair, Simd, round_to_bf16};
 use super::sizes::Sizes;
-use super::tile::{FindPlaces, Left, Places, Product, Right, Rows, multiply, multiply_at, narrow, wide, zeros};
-use super::weights::Weights;
+use super::tile::{FindPlaces, Left, Places, Product, Right, Rows, Sums, multiply, multiply_at, narrow, wide, zeros};
+use super::weights::{PairRows, Weights};
 use crate::data::{Sequences, Values};
 use crate::engine::Trace;
+use crate::precision::Precision;
 use crate::shape::{GATES, gate};
 use std::ops::Range;
 
@@ -39,13 +40,77 @@ pub struct Scratch {
     step_places: Vec<Places>,
     /// Where each block of inputs is not zero, among all steps and rows.
     pub input_places: Vec<Places>,
+    /// The factors of products in bf16.
+    pub pairs: Pairs,
     /// True if all steps are kept for the backward pass; else `h` and `c` have two slots that take turns.
     saving: bool,
 }
 
+/// What a chunk multiplies in bf16. A factor takes its pairs along k: units or inputs in the steps' products, rows of the
+/// chunk in the gradients'; R/2 counts a zero row if R is odd.
+#[derive(Default)]
+pub struct Pairs {
+    /// Pairs of inputs, `[T,R,I/2]`.
+    x: Vec<Pair>,
+    /// Pairs of units of the hidden state: before and after the step at hand, `[2,R,H/2]`.
+    h: Vec<Pair>,
+    /// Pairs of units of `da`: of the step at hand and the one after it, `[2][U][R,2L]`.
+    da: Vec<Pair>,
+    /// Pairs of rows of the inputs, `[T,R/2,I]`.
+    pub x_rows: Vec<Pair>,
+    /// Pairs of rows of the hidden state after each step, `[T,R/2,H]`.
+    pub h_rows: Vec<Pair>,
+    /// Pairs of rows of `da`, `[U][T,R/2,4L]`.
+    pub da_rows: Vec<Pair>,
+    /// Sum of `da` over all steps and rows, not rounded: the bias is no product. `[U,4L]`
+    pub bias: Vec<f32>,
+}
+
+impl Pairs {
+    fn new(sizes: Sizes, training: bool) -> Self {
+        let Sizes { dims, hidden, gates, .. } = sizes;
+        let (rows, steps) = (CHUNK_ROWS, if training { dims.t } else { 0 });
+        let zeros = |n: usize| vec![Pair(0); n];
+        Self {
+            x: zeros(dims.t * rows * sizes.input_pairs),
+            h: zeros(2 * rows * hidden / 2),
+            da: zeros(if training { 2 * rows * gates / 2 } else { 0 }),
+            x_rows: zeros(steps * rows.div_ceil(2) * dims.i),
+            h_rows: zeros(steps * rows.div_ceil(2) * hidden),
+            da_rows: zeros(steps * rows.div_ceil(2) * gates),
+            bias: vec![0.0; if training { gates } else { 0 }],
+        }
+    }
+
+    /// Rounds the inputs `[T,R,I+1]`.
+    #[inline(always)]
+    fn round_inputs(&mut self, sizes: Sizes, x: &[f32], rows: usize) {
+        let (i, inputs) = (sizes.dims.i, sizes.inputs);
+        for (x, to) in x.chunks_exact(inputs).zip(self.x.chunks_exact_mut(sizes.input_pairs)) {
+            for (x, to) in x[..i].chunks(2).zip(to) {
+                *to = Pair::new(x[0], x.get(1).copied().unwrap_or(0.0));
+            }
+        }
+        if self.x_rows.is_empty() {
+            return;
+        }
+        let steps = x.chunks_exact(rows * inputs).zip(self.x_rows.chunks_exact_mut(rows.div_ceil(2) * i));
+        for (x, to) in steps {
+            for (x, to) in x.chunks(2 * inputs).zip(to.chunks_exact_mut(i)) {
+                let (first, second) = x.split_at(inputs);
+                if second.is_empty() {
+                    to.iter_mut().zip(first).for_each(|(to, &a)| *to = Pair::new(a, 0.0));
+                } else {
+                    to.iter_mut().zip(first.iter().zip(second)).for_each(|(to, (&a, &b))| *to = Pair::new(a, b));
+                }
+            }
+        }
+    }
+}
+
 impl Scratch {
     /// Room for forward and, with `training`, backward.
-    pub fn new(sizes: Sizes, training: bool) -> Self {
+    pub fn new(sizes: Sizes, training: bool, precision: Precision) -> Self {
         let Sizes { dims, hidden, gates, classes, inputs, .. } = sizes;
         let rows = CHUNK_ROWS;
         let zeros = |n: usize| vec![0.0; n];
@@ -62,6 +127,7 @@ impl Scratch {
             dlogits: zeros(rows * classes),
             step_places: vec![Places::default(); rows],
             input_places: vec![Places::default(); if training { inputs } else { 0 }],
+            pairs: if precision == Precision::Bf16 { Pairs::new(sizes, training) } else { Pairs::default() },
             saving: training,
         }
     }
@@ -105,7 +171,11 @@ impl Scratch {
                     let products = (0..panels).map(|u| {
                         let da = &self.gates[((u * dims.t + t) * rows + r) * panel..][..panel];
                         let w = &weights.forward[(u * depth + dims.h + i) * panel..][..panel];
-                        da.iter().zip(w).map(|(a, b)| a * b).sum::<f32>()
+                        if self.pairs.da_rows.is_empty() {
+                            da.iter().zip(w).map(|(a, b)| a * b).sum::<f32>()
+                        } else {
+                            da.iter().zip(w).map(|(&a, &b)| round_to_bf16(a) * round_to_bf16(b)).sum::<f32>()
+                        }
                     });
                     trace.dx[(row * dims.t + t) * dims.i + i] = products.sum();
                 }
@@ -120,27 +190,69 @@ struct ForwardStep<'a> {
     rows: usize,
     t: usize,
     u: usize,
-    /// The panel's weights, `[H + I+1, 4L]`.
-    weights: &'a [f32],
+    weights: &'a Weights,
     scratch: &'a mut Scratch,
+}
+
+impl ForwardStep<'_> {
+    /// The gates before their activation.
+    #[inline(always)]
+    fn sums<S: Simd, const MR: usize>(&self, s: S, first: usize) -> Sums<S, MR, GATES> {
+        let Sizes { dims, inputs, panel, depth, .. } = self.sizes;
+        let (rows, t) = (self.rows, self.t);
+        let Scratch { x, h, step_places, .. } = &*self.scratch;
+        let (recurrent, input) =
+            self.weights.forward[self.u * depth * panel..][..depth * panel].split_at(dims.h * panel);
+        let right = |values| Right { values, stride: panel };
+        let mut sums = zeros::<S, MR, GATES>(s);
+        // At the first step the hidden state is zero.
+        if t > 0 {
+            let h = Left::rows(&h[self.slot(t, first)..], self.sizes.hidden);
+            multiply(s, &mut sums, dims.h, h, right(recurrent));
+        }
+        let x = Left::rows(&x[(t * rows + first) * inputs..], inputs);
+        multiply_at(s, &mut sums, &step_places[first], x, right(input));
+        sums
+    }
+
+    /// The same with products in bf16.
+    #[inline(always)]
+    fn sums_of_pairs<S: Simd, const MR: usize>(&self, s: S, first: usize) -> Sums<S, MR, GATES> {
+        let Sizes { hidden, panel, depth, hidden_pairs, input_pairs, .. } = self.sizes;
+        let (rows, t, u) = (self.rows, self.t, self.u);
+        let depth_pairs = self.sizes.depth_pairs();
+        let pairs = &self.weights.forward_pairs[u * depth_pairs * panel..][..depth_pairs * panel];
+        let (recurrent, input) = pairs.split_at(hidden_pairs * panel);
+        let bias = &self.weights.forward[((u + 1) * depth - 1) * panel..];
+        let mut row = [s.splat(0.0); GATES];
+        row.iter_mut().enumerate().for_each(|(gate, v)| *v = s.load(&bias[gate * S::LANES..]));
+        let mut sums = [row; MR];
+        let right = |values| Right { values, stride: panel };
+        let Scratch { pairs, step_places, .. } = &*self.scratch;
+        if t > 0 {
+            let h = Left::rows(&pairs.h[(t % 2 * rows + first) * hidden / 2..], hidden / 2);
+            multiply(s, &mut sums, hidden_pairs, h, right(recurrent));
+        }
+        let x = Left::rows(&pairs.x[(t * rows + first) * input_pairs..], input_pairs);
+        multiply_at(s, &mut sums, &step_places[first], x, right(input));
+        sums
+    }
+
+    /// Where a row of `h` and `c` lies.
+    #[inline(always)]
+    fn slot(&self, t: usize, row: usize) -> usize {
+        ((if self.scratch.saving { t } else { t % 2 }) * self.rows + row) * self.sizes.hidden
+    }
 }
 
 impl Rows for ForwardStep<'_> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
-        let Sizes { dims, hidden, inputs, panel, .. } = self.sizes;
+        let Sizes { dims, hidden, panel, .. } = self.sizes;
         let (rows, t, u) = (self.rows, self.t, self.u);
-        let Scratch { x, h, c, gates, step_places, saving, .. } = &mut *self.scratch;
+        let sums: Sums<S, MR, GATES> = if S::PAIRS { self.sums_of_pairs(s, first) } else { self.sums(s, first) };
+        let Scratch { h, c, gates, pairs, saving, .. } = &mut *self.scratch;
         let slot = |t: usize, row: usize| ((if *saving { t } else { t % 2 }) * rows + row) * hidden;
-        let (recurrent, input) = self.weights.split_at(dims.h * panel);
-        let right = |values| Right { values, stride: panel };
-        let mut sums = zeros::<S, MR, GATES>(s);
-        // At the first step the hidden state is zero.
-        if t > 0 {
-            multiply(s, &mut sums, dims.h, Left::rows(&h[slot(t, first)..], hidden), right(recurrent));
-        }
-        let x = Left::rows(&x[(t * rows + first) * inputs..], inputs);
-        multiply_at(s, &mut sums, &step_places[first], x, right(input));
         let unit = u * S::LANES;
         for (r, a) in sums.into_iter().enumerate() {
             let row = first + r;
@@ -151,7 +263,11 @@ impl Rows for ForwardStep<'_> {
             let c_now = s.fma(f, s.load(&c[slot(t, row) + unit..]), s.mul(i, g));
             let tanh_now = tanh(s, c_now);
             s.store(&mut c[slot(t + 1, row) + unit..], c_now);
-            s.store(&mut h[slot(t + 1, row) + unit..], s.mul(o, tanh_now));
+            let h_now = s.mul(o, tanh_now);
+            s.store(&mut h[slot(t + 1, row) + unit..], h_now);
+            if S::PAIRS {
+                s.store_rounded(&mut pairs.h[(((t + 1) % 2 * rows + row) * hidden + unit) / 2..], h_now);
+            }
             if *saving {
                 let gates = &mut gates[((u * dims.t + t) * rows + row) * panel..][..panel];
                 s.store(&mut gates[gate::I * S::LANES..], i);
@@ -172,6 +288,8 @@ struct BackwardStep<'a, const NV: usize> {
     unit: usize,
     /// `w_hᵀ`, this strip's columns.
     weights: &'a [f32],
+    /// The same for products in bf16.
+    weight_pairs: &'a [Pair],
     scratch: &'a mut Scratch,
 }
 
@@ -180,7 +298,8 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, panel, panels, .. } = self.sizes;
         let (rows, t) = (self.rows, self.t);
-        let Scratch { h, c, gates, dh_last, dc, .. } = &mut *self.scratch;
+        let Scratch { h, c, gates, dh_last, dc, pairs, .. } = &mut *self.scratch;
+        let pairs_at = |u: usize, t: usize, row: usize| ((t % 2 * panels + u) * rows + row) * panel / 2;
         let panel_at = |u: usize, t: usize, row: usize| ((u * dims.t + t) * rows + row) * panel;
         let mut dh = zeros::<S, MR, NV>(s);
         if t + 1 == dims.t {
@@ -188,6 +307,13 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 for (j, dh) in dh.iter_mut().enumerate() {
                     *dh = s.load(&dh_last[(first + r) * hidden + self.unit + j * S::LANES..]);
                 }
+            }
+        } else if S::PAIRS {
+            for u in 0..panels {
+                let left = Left::rows(&pairs.da[pairs_at(u, t + 1, first)..], panel / 2);
+                let stride = NV * S::LANES;
+                let right = Right { values: &self.weight_pairs[u * panel / 2 * stride..], stride };
+                multiply(s, &mut dh, panel / 2, left, right);
             }
         } else {
             for u in 0..panels {
@@ -214,7 +340,13 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 let dc = &mut dc[row * hidden + unit..];
                 let dc_now = s.fma(s.mul(dh, o), s.fnma(tanh_c, tanh_c, one), s.load(dc));
                 s.store(dc, s.mul(dc_now, f));
-                let mut da = |gate: usize, v: S::V| s.store(&mut gates[gate * S::LANES..], v);
+                let rounded = pairs_at(unit / S::LANES, t, row);
+                let mut da = |gate: usize, v: S::V| {
+                    s.store(&mut gates[gate * S::LANES..], v);
+                    if S::PAIRS {
+                        s.store_rounded(&mut pairs.da[rounded + gate * S::LANES / 2..], v);
+                    }
+                };
                 da(gate::I, s.mul(s.mul(dc_now, g), s.fnma(i, i, i)));
                 da(gate::F, s.mul(s.mul(dc_now, c_before), s.fnma(f, f, f)));
                 da(gate::G, s.mul(s.mul(dc_now, i), s.fnma(g, g, one)));
@@ -227,14 +359,27 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
 /// All steps forward and the logits, for the rows that were gathered.
 #[inline(always)]
 pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scratch, rows: usize) {
-    let Sizes { dims, hidden, inputs, depth, panel, .. } = sizes;
+    let Sizes { dims, hidden, inputs, input_pairs, .. } = sizes;
+    if S::PAIRS {
+        scratch.pairs.round_inputs(sizes, &scratch.x[..dims.t * rows * inputs], rows);
+    }
     scratch.c[..rows * hidden].fill(0.0);
     scratch.h[..rows * hidden].fill(0.0);
     for t in 0..dims.t {
-        let x = Left::rows(&scratch.x[t * rows * inputs..], inputs);
-        wide(s, rows, &mut FindPlaces { left: x, depth: inputs, places: &mut scratch.step_places });
-        for (u, weights) in weights.forward.chunks_exact(depth * panel).enumerate() {
+        if S::PAIRS {
+            let x = Left::rows(&scratch.pairs.x[t * rows * input_pairs..], input_pairs);
+            wide(s, rows, &mut FindPlaces { left: x, depth: input_pairs, places: &mut scratch.step_places });
+        } else {
+            let x = Left::rows(&scratch.x[t * rows * inputs..], inputs);
+            wide(s, rows, &mut FindPlaces { left: x, depth: inputs, places: &mut scratch.step_places });
+        }
+        for u in 0..sizes.panels {
             wide(s, rows, &mut ForwardStep { sizes, rows, t, u, weights, scratch });
+        }
+        if S::PAIRS && scratch.saving {
+            let n = rows.div_ceil(2) * hidden;
+            let (from, to) = (&scratch.h[(t + 1) * rows * hidden..][..rows * hidden], &mut scratch.pairs.h_rows);
+            PairRows { from, stride: hidden, width: hidden, to: &mut to[t * n..(t + 1) * n] }.run(s);
         }
     }
     let last = if scratch.saving { dims.t } else { dims.t % 2 };
@@ -252,20 +397,45 @@ pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scr
 /// All steps backward, from `dlogits`.
 #[inline(always)]
 pub fn backward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scratch, rows: usize) {
-    let Sizes { dims, hidden, classes, .. } = sizes;
+    let Sizes { dims, hidden, classes, panels, panel, .. } = sizes;
     for (column, vectors, strip) in weights.head_transposed.iter() {
         let left = Left::rows(&scratch.dlogits, classes);
         product(s, sizes, rows, left, dims.k, (vectors, strip), &mut scratch.dh_last[column..], hidden, false);
     }
     scratch.dc[..rows * hidden].fill(0.0);
+    scratch.pairs.bias.fill(0.0);
+    let pairs = &weights.recurrent_pairs;
     for t in (0..dims.t).rev() {
         for (unit, vectors, weights) in weights.recurrent_transposed.iter() {
+            let weight_pairs = if S::PAIRS { pairs.strip(unit) } else { &[] };
             if vectors == 2 {
-                narrow(s, rows, &mut BackwardStep::<2> { sizes, rows, t, unit, weights, scratch });
+                narrow(s, rows, &mut BackwardStep::<2> { sizes, rows, t, unit, weights, weight_pairs, scratch });
             } else {
-                narrow(s, rows, &mut BackwardStep::<1> { sizes, rows, t, unit, weights, scratch });
+                narrow(s, rows, &mut BackwardStep::<1> { sizes, rows, t, unit, weights, weight_pairs, scratch });
             }
         }
+        if S::PAIRS {
+            let n = rows.div_ceil(2) * panel;
+            for u in 0..panels {
+                let at = u * dims.t + t;
+                let from = &scratch.gates[at * rows * panel..][..rows * panel];
+                add_rows(s, from, &mut scratch.pairs.bias[u * panel..][..panel]);
+                PairRows { from, stride: panel, width: panel, to: &mut scratch.pairs.da_rows[at * n..][..n] }.run(s);
+            }
+        }
+    }
+}
+
+/// Adds every row of `from` to `sums`, both whole vectors wide.
+#[inline(always)]
+fn add_rows<S: Simd>(s: S, from: &[f32], sums: &mut [f32]) {
+    let width = sums.len();
+    for n in (0..width).step_by(S::LANES) {
+        let mut sum = s.load(&sums[n..]);
+        for row in from.chunks_exact(width) {
+            sum = s.add(sum, s.load(&row[n..]));
+        }
+        s.store(&mut sums[n..], sum);
     }
 }
 

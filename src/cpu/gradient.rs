@@ -5,7 +5,7 @@ use super::chunk::{self, Scratch, backward, forward};
 use super::head::softmax_xent;
 use super::simd::{Isa, Kernel, Simd};
 use super::sizes::Sizes;
-use super::tile::{FindPlaces, Left, Places, Product, Right, Rows, multiply_at, narrow, wide, zeros};
+use super::tile::{Factor, FindPlaces, Left, Places, Product, Right, Rows, multiply_at, narrow, wide, zeros};
 use super::weights::{Weights, gate_segments};
 use crate::shape::{GATES, ParamLayout};
 use rayon::prelude::*;
@@ -56,8 +56,8 @@ impl Kernel for TrainChunk<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Sizes { dims, hidden, panel, inputs, depth, classes, .. } = self.sizes;
+    fn run<S: Simd>(mut self, s: S) {
+        let Sizes { dims, hidden, classes, .. } = self.sizes;
         let rows = self.labels.len();
         forward(s, self.sizes, self.weights, self.scratch, rows);
         let logits = self.scratch.logits.chunks_exact(classes);
@@ -68,7 +68,35 @@ impl Kernel for TrainChunk<'_> {
         }
         backward(s, self.sizes, self.weights, self.scratch, rows);
 
-        let Scratch { x, h, gates: da, dlogits, input_places: places, .. } = self.scratch;
+        if S::PAIRS {
+            self.add_lstm_of_pairs(s, rows);
+        } else {
+            self.add_lstm(s, rows);
+        }
+
+        let Scratch { h, dlogits, .. } = self.scratch;
+        let steps = dims.t * rows;
+        let (head, head_bias) = (&mut self.gradient.head, &mut self.gradient.head_bias);
+        if !self.add {
+            head.fill(0.0);
+            head_bias.fill(0.0);
+        }
+        let h_last = h[steps * hidden..].chunks_exact(hidden);
+        for (h, dlogits) in h_last.zip(dlogits.chunks_exact(classes)).take(rows) {
+            for (&h, out) in h.iter().zip(head.chunks_exact_mut(classes)) {
+                out.iter_mut().zip(dlogits).for_each(|(out, d)| *out += h * d);
+            }
+            head_bias.iter_mut().zip(dlogits).for_each(|(out, d)| *out += d);
+        }
+    }
+}
+
+impl TrainChunk<'_> {
+    /// Adds the chunk's share of the gradients of the packed LSTM weights.
+    #[inline(always)]
+    fn add_lstm<S: Simd>(&mut self, s: S, rows: usize) {
+        let Sizes { dims, hidden, panel, inputs, depth, .. } = self.sizes;
+        let Scratch { x, h, gates: da, input_places: places, .. } = &mut *self.scratch;
         let (steps, add) = (dims.t * rows, self.add);
         let x = Left::columns(x, inputs);
         wide(s, inputs, &mut FindPlaces { left: x, depth: steps, places });
@@ -86,28 +114,41 @@ impl Kernel for TrainChunk<'_> {
             }
             wide(s, inputs, &mut InputGradient { x, da, places, out: input, add });
         }
+    }
 
-        let (head, head_bias) = (&mut self.gradient.head, &mut self.gradient.head_bias);
-        if !self.add {
-            head.fill(0.0);
-            head_bias.fill(0.0);
-        }
-        let h_last = h[steps * hidden..].chunks_exact(hidden);
-        for (h, dlogits) in h_last.zip(dlogits.chunks_exact(classes)).take(rows) {
-            for (&h, out) in h.iter().zip(head.chunks_exact_mut(classes)) {
-                out.iter_mut().zip(dlogits).for_each(|(out, d)| *out += h * d);
+    /// The same with products in bf16, whose pairs are rows of the chunk.
+    #[inline(always)]
+    fn add_lstm_of_pairs<S: Simd>(&mut self, s: S, rows: usize) {
+        let Sizes { dims, hidden, panel, depth, .. } = self.sizes;
+        let Scratch { pairs, input_places: places, .. } = &mut *self.scratch;
+        let (rows, add) = (rows.div_ceil(2), self.add);
+        let steps = dims.t * rows;
+        let x = Left::columns(&pairs.x_rows, dims.i);
+        wide(s, dims.i, &mut FindPlaces { left: x, depth: steps, places });
+        for (u, out) in self.gradient.lstm.chunks_exact_mut(depth * panel).enumerate() {
+            let da = &pairs.da_rows[u * steps * panel..(u + 1) * steps * panel];
+            let (recurrent, input) = out.split_at_mut(dims.h * panel);
+            for gates in (0..panel).step_by(2 * S::LANES) {
+                let right = Right { values: &da[(rows * panel + gates).min(da.len())..], stride: panel };
+                let out = &mut recurrent[gates..];
+                let left = Left::columns(&pairs.h_rows, hidden);
+                let (depth, row_stride, vector_stride, lanes) = (steps - rows, panel, S::LANES, [S::LANES; 2]);
+                narrow(s, dims.h, &mut Product { left, depth, right, out, row_stride, vector_stride, lanes, add });
             }
-            head_bias.iter_mut().zip(dlogits).for_each(|(out, d)| *out += d);
+            let (input, bias) = input.split_at_mut(dims.i * panel);
+            wide(s, dims.i, &mut InputGradient { x, da, places, out: input, add });
+            let sums = &pairs.bias[u * panel..][..panel];
+            bias.iter_mut().zip(sums).for_each(|(bias, sum)| *bias = if add { *bias + sum } else { *sum });
         }
     }
 }
 
 /// A panel of the gradient of the folded input weights, `[M; s] (+)= xᵀ · da`.
-struct InputGradient<'a> {
+struct InputGradient<'a, E = f32> {
     /// `[I+1,T·R]`
-    x: Left<'a>,
+    x: Left<'a, E>,
     /// `[T·R,4L]`
-    da: &'a [f32],
+    da: &'a [E],
     /// Where each block of rows of `x` is not zero.
     places: &'a [Places],
     /// `[I+1,4L]`
@@ -115,7 +156,7 @@ struct InputGradient<'a> {
     add: bool,
 }
 
-impl Rows for InputGradient<'_> {
+impl<E: Factor> Rows for InputGradient<'_, E> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let mut sums = zeros::<S, MR, GATES>(s);

@@ -22,6 +22,7 @@ use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
+use crate::precision::Precision;
 use chunk::{CHUNK_ROWS, Score, Scratch};
 use gradient::{Packed, TrainChunk};
 use rayon::prelude::*;
@@ -69,7 +70,22 @@ impl CpuEngine {
         Self::with_isa(model, adam, data, threads, Isa::best())
     }
 
-    /// The same with instructions of one's choice among [`Isa::available`].
+    /// The same with matrix products of this precision.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if the processor has no such products; if the threads cannot be started.
+    pub fn with_precision(
+        model: Model,
+        adam: Adam,
+        data: Arc<Dataset>,
+        threads: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        Self::with_isa(model, adam, data, threads, Isa::with(precision)?)
+    }
+
+    /// The same with instructions of one's choice among [`Isa::available`] and [`Isa::bf16`].
     ///
     /// # Errors
     ///
@@ -81,7 +97,8 @@ impl CpuEngine {
             .thread_name(|n| format!("cpu-engine-{n}"))
             .build()
             .map_err(|e| Error::usage(format!("--threads {threads}"), e.to_string(), "ask for fewer"))?;
-        let scoring = (0..pool.current_num_threads()).map(|_| Mutex::new(Scratch::new(sizes, false))).collect();
+        let scoring =
+            (0..pool.current_num_threads()).map(|_| Mutex::new(Scratch::new(sizes, false, isa.precision()))).collect();
         let parameters = model.layout().len();
         Ok(Self {
             model,
@@ -90,7 +107,7 @@ impl CpuEngine {
             isa,
             sizes,
             state: State::new(vec![0.0; parameters]),
-            weights: Weights::new(sizes),
+            weights: Weights::new(sizes, isa.precision()),
             forward_packed: false,
             training: Vec::new(),
             scoring,
@@ -126,12 +143,12 @@ impl CpuEngine {
             self.groups.push(Packed::new(sizes));
         }
         while self.training.len() < self.pool.current_num_threads() {
-            self.training.push(Mutex::new(Scratch::new(sizes, true)));
+            self.training.push(Mutex::new(Scratch::new(sizes, true, isa.precision())));
         }
         let Self { weights, groups, training, state, total, gradient, .. } = self;
         let groups = &mut groups[..count];
         let scale = 1.0 / rows.len() as f32;
-        weights.pack_backward(&state.parameters);
+        weights.pack_backward(isa, &state.parameters);
         let weights = &*weights;
         let run_group = |(g, gradient): (usize, &mut Packed)| {
             let mut scratch = own(training);
@@ -213,6 +230,10 @@ impl Engine for CpuEngine {
     fn device(&self) -> String {
         let threads = self.threads();
         format!("cpu, {}, {threads} thread{}", self.isa.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn precision(&self) -> Precision {
+        self.isa.precision()
     }
 
     fn threads(&self) -> usize {

@@ -1,7 +1,8 @@
 //! What the microkernel alone reaches: the ceiling that an iteration's speed is held against.
 
-use super::simd::{Isa, Kernel, Simd};
-use super::tile::{Left, Product, Right, narrow};
+use super::simd::{Isa, Kernel, Pair, Simd};
+use super::tile::{Factor, Left, Product, Right, narrow};
+use crate::precision::Precision;
 use std::time::Instant;
 
 /// A product of the default model's size, small enough for the first-level cache.
@@ -10,9 +11,16 @@ const ROWS: usize = 48;
 
 /// Floating-point operations per second of one core on the microkernel alone, the best of `rounds` (each about 0.2 ms).
 pub fn microkernel(isa: Isa, rounds: usize) -> f64 {
+    match isa.precision() {
+        Precision::Bf16 => 2.0 * with(isa, rounds, Pair::new(0.5, 0.5), Pair::new(0.25, 0.25)),
+        _ => with(isa, rounds, 0.5, 0.25),
+    }
+}
+
+fn with<E: Factor>(isa: Isa, rounds: usize, left: E, right: E) -> f64 {
     let lanes = isa.lanes();
-    let left = vec![0.5; ROWS * DEPTH];
-    let right = vec![0.25; DEPTH * 2 * lanes];
+    let left = vec![left; ROWS * DEPTH];
+    let right = vec![right; DEPTH * 2 * lanes];
     let mut out = vec![0.0; ROWS * 2 * lanes];
     /// Products in a round.
     const TIMES: usize = 32;
@@ -35,13 +43,13 @@ pub fn step_operations(dims: crate::shape::Dims, batch: usize) -> f64 {
     2.0 * batch as f64 * (3 * (dims.t - 1) * recurrent + 2 * dims.t * input) as f64
 }
 
-struct Peak<'a> {
-    left: &'a [f32],
-    right: &'a [f32],
+struct Peak<'a, E> {
+    left: &'a [E],
+    right: &'a [E],
     out: &'a mut [f32],
 }
 
-impl Kernel for Peak<'_> {
+impl<E: Factor> Kernel for Peak<'_, E> {
     type Output = ();
 
     #[inline(always)]

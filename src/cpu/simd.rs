@@ -4,6 +4,34 @@
 //! the processor. So everything built on the trait is safe code; the intrinsics stay in this file.
 #![allow(unsafe_code)]
 
+use crate::error::{Error, Result};
+use crate::precision::Precision;
+
+/// Two neighbours along k of a factor of a product, rounded to bf16: the first in the lower half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Pair(pub u32);
+
+impl Pair {
+    /// Both rounded to the nearest, of two equally near ones to the even one.
+    #[inline(always)]
+    pub fn new(first: f32, second: f32) -> Self {
+        Self(bf16_bits(first) | bf16_bits(second) << 16)
+    }
+}
+
+/// The nearest bf16, of two equally near ones the even one; NaN stays NaN.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+/// The nearest bf16.
+pub fn round_to_bf16(x: f32) -> f32 {
+    f32::from_bits(bf16_bits(x) << 16)
+}
+
 /// A processor's vector instructions for f32.
 pub trait Simd: Copy + Send + Sync {
     /// Numbers in a vector, L.
@@ -12,6 +40,8 @@ pub trait Simd: Copy + Send + Sync {
     const WIDE_ROWS: usize;
     /// Most rows of a tile that is at most two vectors wide.
     const NARROW_ROWS: usize;
+    /// True if the products of the LSTM are to be made of [`Pair`]s; only then may these be asked for.
+    const PAIRS: bool = false;
     /// A vector.
     type V: Copy;
 
@@ -40,6 +70,27 @@ pub trait Simd: Copy + Send + Sync {
     /// The bits of each lane moved up by 23 places: the lowest eight become a float's exponent.
     fn low_bits_to_exponent(self, x: Self::V) -> Self::V;
 
+    /// A vector whose lanes all are `pair`.
+    #[inline(always)]
+    fn splat_pair(self, _pair: Pair) -> Self::V {
+        unreachable!("these instructions have no pairs")
+    }
+    /// `c + a0 · b0 + a1 · b1` of lanes that hold pairs.
+    #[inline(always)]
+    fn dot(self, _a: Self::V, _b: Self::V, _c: Self::V) -> Self::V {
+        unreachable!("these instructions have no pairs")
+    }
+    /// Writes L pairs of a lane of `first` and the same lane of `second`, rounded.
+    #[inline(always)]
+    fn store_pairs(self, _to: &mut [Pair], _first: Self::V, _second: Self::V) {
+        unreachable!("these instructions have no pairs")
+    }
+    /// Writes L/2 pairs of neighbouring lanes of `v`, rounded.
+    #[inline(always)]
+    fn store_rounded(self, _to: &mut [Pair], _v: Self::V) {
+        unreachable!("these instructions have no pairs")
+    }
+
     /// Runs `kernel` as a function of its own in the code of these instructions: compiled once, however often it is
     /// called, where code that is only inlined is repeated in every caller.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -67,6 +118,9 @@ pub enum Isa {
     /// Vectors of 16.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Vectors of 16, and products of numbers rounded to bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
     /// Vectors of 8 with fused multiply-add.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -75,7 +129,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// What this processor has, the best first.
+    /// What this processor has for f32, the best first.
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -92,7 +146,47 @@ impl Isa {
         found
     }
 
-    /// The best that this processor has.
+    /// What this processor has for products in bf16.
+    pub fn bf16() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(Self::best(), Self::Avx512(_)) && is_x86_feature_detected!("avx512bf16") {
+            return Some(Self::Avx512Bf16(Avx512Bf16(())));
+        }
+        None
+    }
+
+    /// The best that this processor has for products of this precision.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if it has none.
+    pub fn with(precision: Precision) -> Result<Self> {
+        let refused = |found: &str, remedy: &str| Error::Device {
+            device: format!("--precision {precision}"),
+            found: found.into(),
+            remedy: remedy.into(),
+        };
+        match precision {
+            Precision::F32 => Ok(Self::best()),
+            Precision::Tf32 => {
+                Err(refused("only GPUs have it, and the device is the processor", "use --precision f32 or bf16"))
+            }
+            Precision::Bf16 => {
+                Self::bf16().ok_or_else(|| refused("this processor has no AVX512-BF16", "use --precision f32"))
+            }
+        }
+    }
+
+    /// The precision of the products.
+    pub fn precision(self) -> Precision {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(_) => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// The best that this processor has for f32.
     pub fn best() -> Self {
         Self::available()[0]
     }
@@ -102,6 +196,8 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(_) => "AVX-512 BF16",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "AVX2",
             Self::Portable => "portable vectors",
@@ -126,6 +222,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(s) => s.call(kernel),
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(s) => s.call(kernel),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2(s) => s.call(kernel),
             Self::Portable => Portable.call(kernel),
         }
@@ -133,16 +231,20 @@ impl Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
+pub use x86::{Avx2, Avx512, Avx512Bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Simd};
+    use super::{Kernel, Pair, Simd};
     use std::arch::x86_64::*;
 
     /// Proof of AVX-512F.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Avx512(pub(super) ());
+
+    /// Proof of AVX-512F and AVX512-BF16.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Avx512Bf16(pub(super) ());
 
     /// Proof of AVX2 and FMA.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +255,7 @@ mod x86 {
     macro_rules! simd {
         ($token:ident, $features:literal, $vector:ty, $lanes:literal, $wide:literal, $narrow:literal, $set1:ident, $loadu:ident,
          $storeu:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $sqrt:ident,
-         $max:ident, $min:ident, $to_int:ident, $slli:ident, $to_float:ident) => {
+         $max:ident, $min:ident, $to_int:ident, $slli:ident, $to_float:ident, {$($more:item)*}) => {
             // SAFETY (of every block below): the token proves that the processor has the instructions.
             #[allow(clippy::undocumented_unsafe_blocks)]
             impl Simd for $token {
@@ -161,6 +263,7 @@ mod x86 {
                 const WIDE_ROWS: usize = $wide;
                 const NARROW_ROWS: usize = $narrow;
                 type V = $vector;
+                $($more)*
 
                 #[inline(always)]
                 fn splat(self, x: f32) -> $vector {
@@ -252,7 +355,70 @@ mod x86 {
         _mm512_min_ps,
         _mm512_castps_si512,
         _mm512_slli_epi32,
-        _mm512_castsi512_ps
+        _mm512_castsi512_ps,
+        {}
+    );
+    // The same, with the dot products of AVX512-BF16.
+    simd!(
+        Avx512Bf16,
+        "avx512f,avx512bf16,avx2,fma",
+        __m512,
+        16,
+        6,
+        12,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_fmadd_ps,
+        _mm512_fnmadd_ps,
+        _mm512_sqrt_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        _mm512_castps_si512,
+        _mm512_slli_epi32,
+        _mm512_castsi512_ps,
+        {
+            const PAIRS: bool = true;
+
+            #[inline(always)]
+            fn splat_pair(self, pair: Pair) -> __m512 {
+                unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(pair.0 as i32)) }
+            }
+            #[inline(always)]
+            fn dot(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+                // The vectors' types differ, their bits do not.
+                unsafe {
+                    _mm512_dpbf16_ps(
+                        c,
+                        std::mem::transmute::<__m512, __m512bh>(a),
+                        std::mem::transmute::<__m512, __m512bh>(b),
+                    )
+                }
+            }
+            #[inline(always)]
+            fn store_pairs(self, to: &mut [Pair], first: __m512, second: __m512) {
+                let to = &mut to[..16];
+                unsafe {
+                    let wide = |v: __m512| {
+                        _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)))
+                    };
+                    let pairs = _mm512_or_si512(wide(first), _mm512_slli_epi32::<16>(wide(second)));
+                    _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+                }
+            }
+            #[inline(always)]
+            fn store_rounded(self, to: &mut [Pair], v: __m512) {
+                let to = &mut to[..8];
+                unsafe {
+                    let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                    _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded);
+                }
+            }
+        }
     );
     // 16 registers: 3 x 4 or 6 x 2 sums.
     simd!(
@@ -276,7 +442,8 @@ mod x86 {
         _mm256_min_ps,
         _mm256_castps_si256,
         _mm256_slli_epi32,
-        _mm256_castsi256_ps
+        _mm256_castsi256_ps,
+        {}
     );
 }
 

@@ -31,6 +31,10 @@ pub struct Sizes {
     pub inputs: usize,
     /// Rows of the packed forward weights, H + I+1.
     pub depth: usize,
+    /// Pairs of units, the last one with a padding unit if H is odd.
+    pub hidden_pairs: usize,
+    /// Pairs of inputs, the last one with a zero if I is odd. The bias is no product then.
+    pub input_pairs: usize,
 }
 
 impl Sizes {
@@ -48,7 +52,14 @@ impl Sizes {
             classes: dims.k.next_multiple_of(lanes),
             inputs: dims.i + 1,
             depth: dims.h + dims.i + 1,
+            hidden_pairs: dims.h.div_ceil(2),
+            input_pairs: dims.i.div_ceil(2),
         }
+    }
+
+    /// Rows of pairs of the packed forward weights.
+    pub fn depth_pairs(&self) -> usize {
+        self.hidden_pairs + self.input_pairs
     }
 
     /// How many of the `lanes` from `start` on lie before `end`.
@@ -60,20 +71,26 @@ impl Sizes {
 /// A matrix `[depth, columns]` packed for products at most two vectors wide: strips of 2L columns, row after row, the
 /// last strip of L columns if their number is odd.
 #[derive(Clone, Debug)]
-pub struct Strips {
+pub struct Strips<E = f32> {
     depth: usize,
     lanes: usize,
-    values: Vec<f32>,
+    values: Vec<E>,
 }
 
-impl Strips {
+impl<E: Copy + Default + Send + Sync> Strips<E> {
     /// All zeros; `columns` is rounded up to whole vectors.
     pub fn new(depth: usize, columns: usize, lanes: usize) -> Self {
-        Self { depth, lanes, values: vec![0.0; depth * columns.next_multiple_of(lanes)] }
+        Self { depth, lanes, values: vec![E::default(); depth * columns.next_multiple_of(lanes)] }
+    }
+
+    /// `[depth, width]` of the strip whose first column is `column`.
+    pub fn strip(&self, column: usize) -> &[E] {
+        let from = column * self.depth;
+        &self.values[from..(from + self.depth * 2 * self.lanes).min(self.values.len())]
     }
 
     /// The strips with their first column, `(column, vectors, [depth, vectors·L])`.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, usize, &[f32])> {
+    pub fn iter(&self) -> impl Iterator<Item = (usize, usize, &[E])> {
         let strip = 2 * self.lanes;
         self.values
             .chunks(self.depth * strip)
@@ -82,7 +99,7 @@ impl Strips {
     }
 
     /// The strips to be filled, `(first column, width, [depth, width])`.
-    pub fn par_iter_mut(&mut self) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, usize, &mut [f32])> {
+    pub fn par_iter_mut(&mut self) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, usize, &mut [E])> {
         use rayon::prelude::*;
         let (depth, strip) = (self.depth, 2 * self.lanes);
         self.values

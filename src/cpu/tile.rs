@@ -4,27 +4,67 @@
 //! block's height, so the bits do not depend on how rows are cut into blocks.
 #![allow(unsafe_code)]
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, Pair, Simd};
+
+/// What the factors of a product hold: an f32 for each k, or a [`Pair`] for every two.
+pub trait Factor: Copy {
+    /// Zero only if the number or both are.
+    fn bits(self) -> u32;
+    /// All lanes `self`.
+    fn splat<S: Simd>(self, s: S) -> S::V;
+    /// `sum + x · v`
+    fn add<S: Simd>(s: S, x: S::V, v: S::V, sum: S::V) -> S::V;
+}
+
+impl Factor for f32 {
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.to_bits() << 1
+    }
+    #[inline(always)]
+    fn splat<S: Simd>(self, s: S) -> S::V {
+        s.splat(self)
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, x: S::V, v: S::V, sum: S::V) -> S::V {
+        s.fma(x, v, sum)
+    }
+}
+
+impl Factor for Pair {
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.0
+    }
+    #[inline(always)]
+    fn splat<S: Simd>(self, s: S) -> S::V {
+        s.splat_pair(self)
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, x: S::V, v: S::V, sum: S::V) -> S::V {
+        s.dot(x, v, sum)
+    }
+}
 
 /// The left factor of a product: element (row, k) is `values[row · row_stride + k · k_stride]`.
 #[derive(Clone, Copy)]
-pub struct Left<'a> {
+pub struct Left<'a, E = f32> {
     /// The numbers, from element (0, 0) on.
-    pub values: &'a [f32],
+    pub values: &'a [E],
     /// Distance between rows.
     pub row_stride: usize,
     /// Distance along k.
     pub k_stride: usize,
 }
 
-impl<'a> Left<'a> {
+impl<'a, E> Left<'a, E> {
     /// A row-major matrix.
-    pub fn rows(values: &'a [f32], row_stride: usize) -> Self {
+    pub fn rows(values: &'a [E], row_stride: usize) -> Self {
         Self { values, row_stride, k_stride: 1 }
     }
 
     /// The transpose of a row-major matrix.
-    pub fn columns(values: &'a [f32], k_stride: usize) -> Self {
+    pub fn columns(values: &'a [E], k_stride: usize) -> Self {
         Self { values, row_stride: 1, k_stride }
     }
 
@@ -36,9 +76,9 @@ impl<'a> Left<'a> {
 
 /// The right factor of a product: row k begins at `values[k · stride]`, and vectors follow each other in it.
 #[derive(Clone, Copy)]
-pub struct Right<'a> {
+pub struct Right<'a, E = f32> {
     /// The numbers, from row 0 on.
-    pub values: &'a [f32],
+    pub values: &'a [E],
     /// Distance between rows.
     pub stride: usize,
 }
@@ -54,14 +94,14 @@ pub fn zeros<S: Simd, const MR: usize, const NV: usize>(s: S) -> Sums<S, MR, NV>
 
 /// `sums += left [MR, depth] · right [depth, NV·L]`
 #[inline(always)]
-pub fn multiply<S: Simd, const MR: usize, const NV: usize>(
+pub fn multiply<S: Simd, E: Factor, const MR: usize, const NV: usize>(
     s: S,
     sums: &mut Sums<S, MR, NV>,
     depth: usize,
-    left: Left,
-    right: Right,
+    left: Left<E>,
+    right: Right<E>,
 ) {
-    check::<S, MR, NV>(depth, left, right);
+    check::<S, E, MR, NV>(depth, left, right);
     let mut acc = *sums;
     for k in 0..depth {
         // SAFETY: `check` has seen that both factors have `depth` elements along k.
@@ -72,14 +112,14 @@ pub fn multiply<S: Simd, const MR: usize, const NV: usize>(
 
 /// The same with the terms at `places` only; the others are known to be zero.
 #[inline(always)]
-pub fn multiply_at<S: Simd, const MR: usize, const NV: usize>(
+pub fn multiply_at<S: Simd, E: Factor, const MR: usize, const NV: usize>(
     s: S,
     sums: &mut Sums<S, MR, NV>,
     places: &Places,
-    left: Left,
-    right: Right,
+    left: Left<E>,
+    right: Right<E>,
 ) {
-    check::<S, MR, NV>(places.depth, left, right);
+    check::<S, E, MR, NV>(places.depth, left, right);
     let mut acc = *sums;
     for &k in &places.rising {
         // SAFETY: `check` has seen that both factors have `depth` elements along k; all places are below it.
@@ -89,7 +129,8 @@ pub fn multiply_at<S: Simd, const MR: usize, const NV: usize>(
 }
 
 #[inline(always)]
-fn check<S: Simd, const MR: usize, const NV: usize>(depth: usize, left: Left, right: Right) {
+fn check<S: Simd, E: Factor, const MR: usize, const NV: usize>(depth: usize, left: Left<E>, right: Right<E>) {
+    const { assert!(size_of::<E>() == size_of::<f32>(), "a lane of a vector") };
     let last = depth.saturating_sub(1) * right.stride + NV * S::LANES;
     assert!(depth == 0 || right.values.len() >= last, "the right factor is shorter than its depth");
     let last = (MR - 1) * left.row_stride + depth.saturating_sub(1) * left.k_stride;
@@ -102,17 +143,17 @@ fn check<S: Simd, const MR: usize, const NV: usize>(depth: usize, left: Left, ri
 ///
 /// `left` must have `MR` rows with an element k, and `right` a row k of `NV` vectors.
 #[inline(always)]
-unsafe fn multiply_one<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn multiply_one<S: Simd, E: Factor, const MR: usize, const NV: usize>(
     s: S,
     acc: &mut Sums<S, MR, NV>,
     k: usize,
-    left: Left,
-    right: Right,
+    left: Left<E>,
+    right: Right<E>,
 ) {
     // SAFETY: the caller has promised an element k of row r.
-    let number = |r: usize| s.splat(unsafe { *left.values.get_unchecked(r * left.row_stride + k * left.k_stride) });
-    // SAFETY: the caller has promised a row k of NV vectors.
-    let vector = |j: usize| unsafe { s.load_at(right.values.as_ptr().add(k * right.stride + j * S::LANES)) };
+    let number = |r: usize| unsafe { *left.values.get_unchecked(r * left.row_stride + k * left.k_stride) }.splat(s);
+    // SAFETY: the caller has promised a row k of NV vectors; `check` has seen that an element is a lane.
+    let vector = |j: usize| unsafe { s.load_at(right.values.as_ptr().add(k * right.stride + j * S::LANES).cast()) };
     // The shorter side is held while the longer one passes, so that 3 x 4 fits in 16 registers.
     if MR < NV {
         let mut held = [s.splat(0.0); MR];
@@ -120,7 +161,7 @@ unsafe fn multiply_one<S: Simd, const MR: usize, const NV: usize>(
         for j in 0..NV {
             let v = vector(j);
             for (sums, x) in acc.iter_mut().zip(held) {
-                sums[j] = s.fma(x, v, sums[j]);
+                sums[j] = E::add(s, x, v, sums[j]);
             }
         }
     } else {
@@ -129,7 +170,7 @@ unsafe fn multiply_one<S: Simd, const MR: usize, const NV: usize>(
         for (r, sums) in acc.iter_mut().enumerate() {
             let x = number(r);
             for (sum, v) in sums.iter_mut().zip(held) {
-                *sum = s.fma(x, v, *sum);
+                *sum = E::add(s, x, v, *sum);
             }
         }
     }
@@ -147,16 +188,16 @@ pub struct Places {
 impl Places {
     /// The places at which any of the first `MR` rows of `left` is not zero, up to `depth`.
     #[inline(always)]
-    fn find<const MR: usize>(&mut self, left: Left, depth: usize) {
+    fn find<E: Factor, const MR: usize>(&mut self, left: Left<E>, depth: usize) {
         self.depth = depth;
         self.rising.resize(depth, 0);
         let mut found = 0;
         for k in 0..depth {
             let column = &left.values[k * left.k_stride..][..(MR - 1) * left.row_stride + 1];
-            let bits = (0..MR).fold(0, |bits, r| bits | column[r * left.row_stride].to_bits());
-            // Without a branch, which would be mispredicted at every edge of a stroke. The shift drops the sign.
+            let bits = (0..MR).fold(0, |bits, r| bits | column[r * left.row_stride].bits());
+            // Without a branch, which would be mispredicted at every edge of a stroke.
             self.rising[found] = k as u32;
-            found += usize::from(bits << 1 != 0);
+            found += usize::from(bits != 0);
         }
         self.rising.truncate(found);
     }
@@ -214,30 +255,30 @@ impl<W: Rows, const WIDE: bool> Kernel for Blocks<'_, W, WIDE> {
 }
 
 /// Finds the places of every block of rows of `left`.
-pub struct FindPlaces<'a> {
+pub struct FindPlaces<'a, E = f32> {
     /// `[rows, depth]`
-    pub left: Left<'a>,
+    pub left: Left<'a, E>,
     /// Places to look at.
     pub depth: usize,
     /// Of a block, at the index of its first row.
     pub places: &'a mut [Places],
 }
 
-impl Rows for FindPlaces<'_> {
+impl<E: Factor> Rows for FindPlaces<'_, E> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, _: S, first: usize) {
-        self.places[first].find::<MR>(self.left.skip_rows(first), self.depth);
+        self.places[first].find::<E, MR>(self.left.skip_rows(first), self.depth);
     }
 }
 
 /// A plain product, `out (+)= left · right`, for [`wide`] (`NV` 4) or [`narrow`].
-pub struct Product<'a, const NV: usize> {
+pub struct Product<'a, const NV: usize, E = f32> {
     /// `[rows, depth]`
-    pub left: Left<'a>,
+    pub left: Left<'a, E>,
     /// Length of the sums.
     pub depth: usize,
     /// `[depth, NV·L]`
-    pub right: Right<'a>,
+    pub right: Right<'a, E>,
     /// Where the sums go.
     pub out: &'a mut [f32],
     /// Distance between rows of `out`.
@@ -250,7 +291,7 @@ pub struct Product<'a, const NV: usize> {
     pub add: bool,
 }
 
-impl<const NV: usize> Rows for Product<'_, NV> {
+impl<const NV: usize, E: Factor> Rows for Product<'_, NV, E> {
     #[inline(always)]
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let mut sums = zeros::<S, MR, NV>(s);

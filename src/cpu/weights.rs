@@ -1,10 +1,11 @@
 //! The parameters as the products want them, made once an iteration: the input layer folded into the input weights,
 //! gates in packed order, transposes for the backward pass.
 
-use super::simd::{Isa, Kernel, Simd};
+use super::simd::{Isa, Kernel, Pair, Simd};
 use super::sizes::{Sizes, Strips};
 use super::tile::{Left, Product, Right, wide};
 use crate::engine::Model;
+use crate::precision::Precision;
 use crate::shape::{GATES, ParamLayout, gate};
 use rayon::prelude::*;
 
@@ -13,8 +14,12 @@ pub struct Weights {
     sizes: Sizes,
     /// `[U][H + I+1, 4L]`: the rows of `w_h`, of the folded `w_in · w_x`, and of the folded bias.
     pub forward: Vec<f32>,
+    /// For products in bf16: `[U][H/2 + I/2, 4L]`, pairs of the rows of `forward` without the bias.
+    pub forward_pairs: Vec<Pair>,
     /// `w_hᵀ [4H in packed gate order, H]`
     pub recurrent_transposed: Strips,
+    /// For products in bf16: `[2H in packed gate order, H]`, pairs of its rows.
+    pub recurrent_pairs: Strips<Pair>,
     /// `w_xᵀ [4H in packed gate order, P]`
     pub input_transposed: Strips,
     /// `w_out [H, K]`
@@ -29,12 +34,15 @@ pub struct Weights {
 
 impl Weights {
     /// Room for the weights.
-    pub fn new(sizes: Sizes) -> Self {
+    pub fn new(sizes: Sizes, precision: Precision) -> Self {
         let dims = sizes.dims;
+        let pairs = |n: usize| if precision == Precision::Bf16 { n } else { 0 };
         Self {
             sizes,
             forward: vec![0.0; sizes.panels * sizes.depth * sizes.panel],
+            forward_pairs: vec![Pair(0); pairs(sizes.panels * sizes.depth_pairs() * sizes.panel)],
             recurrent_transposed: Strips::new(sizes.gates, dims.h, sizes.lanes),
+            recurrent_pairs: Strips::new(pairs(sizes.gates / 2), dims.h, sizes.lanes),
             input_transposed: Strips::new(sizes.gates, dims.p, sizes.lanes),
             head: Strips::new(dims.h, dims.k, sizes.lanes),
             head_transposed: Strips::new(dims.k, dims.h, sizes.lanes),
@@ -51,6 +59,15 @@ impl Weights {
         panels.enumerate().for_each(|(u, (forward, input))| {
             isa.run(PackPanel { sizes, model, parameters, u, forward, input });
         });
+        if isa.precision() == Precision::Bf16 {
+            let pairs = self.forward_pairs.par_chunks_mut(sizes.depth_pairs() * panel);
+            pairs.zip(self.forward.par_chunks(depth * panel)).for_each(|(pairs, forward)| {
+                let (recurrent, input) = pairs.split_at_mut(sizes.hidden_pairs * panel);
+                isa.run(PairRows { from: &forward[..dims.h * panel], stride: panel, width: panel, to: recurrent });
+                let forward = &forward[dims.h * panel..][..dims.i * panel];
+                isa.run(PairRows { from: forward, stride: panel, width: panel, to: input });
+            });
+        }
         let w = ParamLayout::new(dims).view(parameters);
         self.head.par_iter_mut().for_each(|(column, width, strip)| {
             let valid = width.min(dims.k - column);
@@ -62,14 +79,19 @@ impl Weights {
     }
 
     /// Packs what the backward pass needs besides.
-    pub fn pack_backward(&mut self, parameters: &[f32]) {
+    pub fn pack_backward(&mut self, isa: Isa, parameters: &[f32]) {
         let (sizes, dims) = (self.sizes, self.sizes.dims);
         let w = ParamLayout::new(dims).view(parameters);
         let transposed = |strips: &mut Strips, from: &[f32]| {
             strips.par_iter_mut().for_each(|(column, width, strip)| transpose_gates(sizes, from, column, width, strip));
         };
-        let Self { recurrent_transposed, input_transposed, head_transposed, .. } = self;
+        let Self { recurrent_transposed, recurrent_pairs, input_transposed, head_transposed, .. } = self;
         rayon::join(|| transposed(recurrent_transposed, w.w_h), || transposed(input_transposed, w.w_x));
+        if isa.precision() == Precision::Bf16 {
+            recurrent_pairs.par_iter_mut().for_each(|(column, width, to)| {
+                isa.run(PairRows { from: recurrent_transposed.strip(column), stride: width, width, to });
+            });
+        }
         head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
             for (unit, row) in w.w_out.chunks_exact(dims.k).enumerate().skip(column).take(width) {
                 for (class, &weight) in row.iter().enumerate() {
@@ -102,6 +124,32 @@ pub fn gate_segments(sizes: Sizes) -> impl Iterator<Item = (usize, std::ops::Ran
             (u * sizes.panel + gate * sizes.lanes, start..start + sizes.lanes_before(unit, h))
         })
     })
+}
+
+/// Pairs of the rows of a matrix, rounded; the last pair has a zero if the number of rows is odd.
+pub struct PairRows<'a> {
+    /// `[rows, width]`
+    pub from: &'a [f32],
+    /// Distance between the rows.
+    pub stride: usize,
+    /// Numbers in a row, whole vectors.
+    pub width: usize,
+    /// `[rows/2, width]`
+    pub to: &'a mut [Pair],
+}
+
+impl Kernel for PairRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (from, to) in self.from.chunks(2 * self.stride).zip(self.to.chunks_exact_mut(self.width)) {
+            for n in (0..self.width).step_by(S::LANES) {
+                let second = if from.len() > self.stride { s.load(&from[self.stride + n..]) } else { s.splat(0.0) };
+                s.store_pairs(&mut to[n..], s.load(&from[n..]), second);
+            }
+        }
+    }
 }
 
 struct PackPanel<'a> {

@@ -450,7 +450,18 @@ fn check_rows(rows: &[u32], n: usize) {
 
 impl<D: Device> Engine for CudaEngine<D> {
     fn device(&self) -> String {
-        self.device.name()
+        match &self.plan {
+            Some(plan) if self.precision != Precision::F32 => format!("{}; {}", self.device.name(), plan.reason),
+            _ => self.device.name(),
+        }
+    }
+
+    /// That of training; whatever scores and predicts is in f32.
+    fn precision(&self) -> Precision {
+        match &self.plan {
+            Some(Plan { family: Family::Persistent(_), .. }) => self.precision,
+            _ => Precision::F32,
+        }
     }
 
     fn threads(&self) -> usize {

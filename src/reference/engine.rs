@@ -1,6 +1,6 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::{Gradients, Real, adam, forward_backward, inputs, model, rounded, softmax_xent};
+use super::{Gradients, Real, adam, bf16, forward_backward, inputs, model, rounded, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
@@ -16,32 +16,55 @@ pub struct ReferenceEngine<F> {
     model: Model,
     adam: Adam,
     data: Arc<Dataset>,
-    precision: Precision,
     parameters: Vec<F>,
     m: Vec<F>,
     v: Vec<F>,
     step: u64,
+    rounding: Rounding,
+}
+
+/// Which operands of products are rounded, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounding {
+    None,
+    /// As the CPU engine's products of bf16 do: [`bf16`].
+    Cpu,
+    /// As the persistent kernels do, in training and traces: [`rounded`].
+    Persistent(Precision),
 }
 
 impl<F: Real> ReferenceEngine<F> {
     /// An engine for `model` that trains with `adam` on `data`, all parameters zero until [`Engine::set_state`].
     pub fn new(model: Model, adam: Adam, data: Arc<Dataset>) -> Self {
-        Self::with_precision(model, adam, data, Precision::F32)
+        let zeros = vec![F::zero(); model.layout().len()];
+        let (parameters, m, v) = (zeros.clone(), zeros.clone(), zeros);
+        Self { model, adam, data, parameters, m, v, step: 0, rounding: Rounding::None }
     }
 
-    /// The same, whose training and traces round operands of products as [`rounded`] tells; with [`Precision::F32`] nothing
-    /// is rounded.
+    /// The same, whose training and traces round operands of products as the persistent kernels do; with
+    /// [`Precision::F32`] nothing is rounded.
     pub fn with_precision(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> Self {
-        let zeros = vec![F::zero(); model.layout().len()];
-        Self { model, adam, data, precision, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0 }
+        let rounding = if precision == Precision::F32 { Rounding::None } else { Rounding::Persistent(precision) };
+        Self { rounding, ..Self::new(model, adam, data) }
+    }
+
+    /// Rounds the factors of the LSTM's products to bf16, as the CPU engine of that precision does.
+    pub fn rounding_to_bf16(self) -> Self {
+        Self { rounding: Rounding::Cpu, ..self }
     }
 
     fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
-        if self.precision != Precision::F32 {
-            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, self.precision);
+        if let Rounding::Persistent(precision) = self.rounding {
+            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, precision);
         }
         let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-        forward_backward(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
+        let compute = if self.rounding == Rounding::Cpu { bf16::forward_backward } else { forward_backward };
+        compute(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
+    }
+
+    fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
+        let compute = if self.rounding == Rounding::Cpu { bf16::logits } else { model::logits };
+        compute(&self.model, &self.parameters, &inputs(sequences, rows), rows.len())
     }
 
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
@@ -67,7 +90,19 @@ fn from_f32<F: Real>(values: &[f32]) -> Vec<F> {
 
 impl<F: Real> Engine for ReferenceEngine<F> {
     fn device(&self) -> String {
-        format!("cpu, plain reference in f{}", 8 * size_of::<F>())
+        let rounded = match self.precision() {
+            Precision::F32 => String::new(),
+            precision => format!(", products of {precision}"),
+        };
+        format!("cpu, plain reference in f{}{rounded}", 8 * size_of::<F>())
+    }
+
+    fn precision(&self) -> Precision {
+        match self.rounding {
+            Rounding::None => Precision::F32,
+            Rounding::Cpu => Precision::Bf16,
+            Rounding::Persistent(precision) => precision,
+        }
     }
 
     fn threads(&self) -> usize {
@@ -96,7 +131,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
         let data = self.data.split(split);
         let mut scores = Scores::default();
         for rows in rows.chunks(EVALUATION_BATCH) {
-            let logits = model::logits(&self.model, &self.parameters, &inputs(data, rows), rows.len());
+            let logits = self.logits(data, rows);
             for (logits, &row) in logits.chunks_exact(self.model.dims.k).zip(rows) {
                 let label = data.labels()[row as usize] as usize;
                 scores.loss.push(softmax_xent::loss(logits, label).single());
@@ -108,7 +143,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
         let rows: Vec<u32> = (0..sequences.len() as u32).collect();
-        let logits = model::logits(&self.model, &self.parameters, &inputs(sequences, &rows), rows.len());
+        let logits = self.logits(sequences, &rows);
         Ok(logits.chunks_exact(self.model.dims.k).flat_map(|row| to_f32(&softmax_xent::softmax(row))).collect())
     }
 

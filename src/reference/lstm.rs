@@ -20,6 +20,8 @@ pub struct Weights<'a, F> {
     pub b: &'a [F],
     /// Added to the forget gate before its sigmoid.
     pub forget_bias: F,
+    /// What becomes of the factors of the layer's products that are computed on the way, h and the gradient by the gates.
+    pub round: fn(F) -> F,
 }
 
 /// What the forward pass keeps, time first.
@@ -62,7 +64,8 @@ pub fn forward<F: Real>(z: &[F], batch: usize, weights: Weights<F>) -> Saved<F> 
             let a = &mut gates[(t * batch + row) * g_width..][..g_width];
             a.copy_from_slice(weights.b);
             linear::add_product(&z[(row * steps + t) * p..][..p], weights.w_x, a);
-            linear::add_product(&h[before..][..hidden], weights.w_h, a);
+            let h_before: Vec<F> = h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();
+            linear::add_product(&h_before, weights.w_h, a);
             for unit in 0..hidden {
                 let at = |gate: usize| gate * hidden + unit;
                 let i = sigmoid(a[at(gate::I)]);
@@ -115,9 +118,13 @@ pub fn backward<F: Real>(
                 da[at(gate::O)] = dh[unit] * tanh_c * o * (one - o);
                 dc[unit] *= f;
             }
+            // The bias is no product.
+            d.b.iter_mut().zip(&da).for_each(|(d, &da)| *d += da);
+            da.iter_mut().for_each(|da| *da = (weights.round)(*da));
             let z_t = (row * steps + t) * p;
-            linear::backward_weights(&z[z_t..][..p], &da, d.w_x, d.b);
-            linear::backward_weights(&saved.h[before..][..hidden], &da, d.w_h, &mut unused);
+            linear::backward_weights(&z[z_t..][..p], &da, d.w_x, &mut unused);
+            let h_before: Vec<F> = saved.h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();
+            linear::backward_weights(&h_before, &da, d.w_h, &mut unused);
             dz[z_t..][..p].copy_from_slice(&linear::backward_input(&da, weights.w_x));
             dh = linear::backward_input(&da, weights.w_h);
         }

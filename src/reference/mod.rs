@@ -3,6 +3,7 @@
 //! Every layer keeps to the formulas of its own file; what another engine does cleverly is compared with this.
 
 pub mod adam;
+mod bf16;
 pub mod linear;
 pub mod lstm;
 pub mod rounded;
@@ -20,6 +21,14 @@ pub trait Real: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Sen
     fn of(value: f64) -> Self;
     /// The nearest f32.
     fn single(self) -> f32;
+    /// The nearest bf16 of the nearest f32.
+    fn bf16(self) -> Self {
+        let x = self.single();
+        // Half of the last place that stays is added; of two equally near ones the even one is taken.
+        let bits = x.to_bits();
+        let rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+        if x.is_finite() { Self::of(f32::from_bits(rounded).into()) } else { self }
+    }
 }
 
 impl Real for f32 {

@@ -4,6 +4,7 @@ use super::lstm::{self, WeightGradients, Weights};
 use super::{Real, linear, softmax_xent};
 use crate::data::{Sequences, Values};
 use crate::engine::Model;
+use crate::shape::Tensors;
 
 /// What a forward and backward pass of one batch gives.
 pub struct Gradients<F> {
@@ -40,7 +41,7 @@ pub fn forward_backward<F: Real>(model: &Model, parameters: &[F], x: &[F], label
     let batch = labels.len();
     let layout = model.layout();
     let w = layout.view(parameters);
-    let weights = Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias: F::of(model.forget_bias.into()) };
+    let weights = weights(model, &w);
 
     let z = linear::forward(x, w.w_in, w.b_in);
     let saved = lstm::forward(&z, batch, weights);
@@ -50,14 +51,7 @@ pub fn forward_backward<F: Real>(model: &Model, parameters: &[F], x: &[F], label
 
     let mut gradient = vec![F::zero(); layout.len()];
     let d = layout.view_mut(&mut gradient);
-    let scale = F::one() / F::of(batch as f64);
-    let (mut loss, mut dh_last) = (Vec::new(), Vec::new());
-    for ((row, h), &label) in logits.chunks_exact(dims.k).zip(h_last.chunks_exact(dims.h)).zip(labels) {
-        loss.push(softmax_xent::loss(row, label as usize));
-        let dlogits = softmax_xent::backward(row, label as usize, scale);
-        linear::backward_weights(h, &dlogits, d.w_out, d.b_out);
-        dh_last.extend(linear::backward_input(&dlogits, w.w_out));
-    }
+    let (loss, dh_last) = head(&logits, &h_last, labels, w.w_out, d.w_out, d.b_out);
     let mut d_lstm = WeightGradients { w_x: d.w_x, w_h: d.w_h, b: d.b };
     let dz = lstm::backward(&z, &saved, &dh_last, weights, &mut d_lstm);
     let mut dx = Vec::with_capacity(x.len());
@@ -68,11 +62,38 @@ pub fn forward_backward<F: Real>(model: &Model, parameters: &[F], x: &[F], label
     Gradients { logits, h_last, c_last, loss, gradient, dx }
 }
 
+fn weights<'a, F: Real>(model: &Model, w: &Tensors<&'a [F]>) -> Weights<'a, F> {
+    let forget_bias = F::of(model.forget_bias.into());
+    Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias, round: |x| x }
+}
+
+/// From `logits [B,K]` of `h [B,H]`: the loss of each sequence and the gradient of the mean loss by `h`; adds those of the
+/// head's parameters.
+pub fn head<F: Real>(
+    logits: &[F],
+    h: &[F],
+    labels: &[u32],
+    w_out: &[F],
+    dw_out: &mut [F],
+    db_out: &mut [F],
+) -> (Vec<F>, Vec<F>) {
+    let (k, hidden) = (db_out.len(), h.len() / labels.len());
+    let scale = F::one() / F::of(labels.len() as f64);
+    let (mut loss, mut dh) = (Vec::new(), Vec::new());
+    for ((row, h), &label) in logits.chunks_exact(k).zip(h.chunks_exact(hidden)).zip(labels) {
+        loss.push(softmax_xent::loss(row, label as usize));
+        let dlogits = softmax_xent::backward(row, label as usize, scale);
+        linear::backward_weights(h, &dlogits, dw_out, db_out);
+        dh.extend(linear::backward_input(&dlogits, w_out));
+    }
+    (loss, dh)
+}
+
 /// Logits `[B,K]` of `x [B,T,I]`.
 pub fn logits<F: Real>(model: &Model, parameters: &[F], x: &[F], batch: usize) -> Vec<F> {
     let layout = model.layout();
     let w = layout.view(parameters);
-    let weights = Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias: F::of(model.forget_bias.into()) };
+    let weights = weights(model, &w);
     let saved = lstm::forward(&linear::forward(x, w.w_in, w.b_in), batch, weights);
     linear::forward(&saved.h[model.dims.t * batch * model.dims.h..], w.w_out, w.b_out)
 }
