@@ -29,6 +29,8 @@ const MOST_REGISTERS: usize = 255;
 /// shared memory where the number of warps is odd; and besides the weights backward. `tests/kernels.rs` sees that nothing spills.
 const OTHER_FORWARD: usize = 72;
 const CHAIN: usize = 16;
+/// Registers of one tile of x on its way into the products; those of two are in the above.
+const INPUT_TILE: usize = 3;
 const ODD_WARPS: usize = 16;
 const OTHER_BACKWARD: usize = 84;
 /// Registers for a tile of weights, forward and backward.
@@ -69,7 +71,8 @@ impl Variant {
         let (forward_tiles, backward_tiles) = ((inputs + units) / DEPTH, GATES * units / DEPTH);
         let in_registers = |other: usize, tile: usize| registers.saturating_sub(other) / tile;
         let odd = if chains == 1 && (units / WARP_UNITS) % 2 == 1 { ODD_WARPS } else { 0 };
-        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd;
+        let wide = INPUT_TILE * (inputs / DEPTH).saturating_sub(2);
+        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd + wide;
         let forward = in_registers(other, FORWARD_TILE).min(forward_tiles);
         // An even number: they are loaded in pairs.
         let backward = (in_registers(OTHER_BACKWARD, BACKWARD_TILE) / 2 * 2).min(backward_tiles);
