@@ -92,8 +92,8 @@ DEVICE void step_cells(Cells& cells, float (&c)[2], float (&tanh_c)[2], float (&
 }
 
 // All steps forward. Leaves h_T in shared memory in f32, and c_T in `c`.
-DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights, u32* hx, uint4* __restrict__ saved_gates,
-                        uint2* __restrict__ saved_cells, float (&c)[GROUPS][2], int T) {
+DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights, u32* hx, uint4* saved_gates,
+                        uint2* saved_cells, float (&c)[GROUPS][2], int T) {
     constexpr int IN_REGISTERS = FORWARD_TILES - FORWARD_SHARED, M = 2 * GROUPS;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, tile = blockIdx.x, tiles = gridDim.x;
     const int own = warp * GROUPS * WARP + lane;
@@ -119,6 +119,7 @@ DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights
     uint2* cells_to = saved_cells + (size_t)tile * T * SAVED + own;
 #pragma unroll
     for (int t = 0; t < X_SLOTS - 1; t++) fetch_input(shared, hx, t, T);
+    float h_last[GROUPS][2];
 
 #pragma unroll 1
     for (int t = 0; t < T; t++) {
@@ -165,12 +166,14 @@ DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights
                 make_uint4(pair_of_f16(gate[GATE_I][0], gate[GATE_I][1]), pair_of_f16(gate[GATE_F][0], gate[GATE_F][1]),
                            pair_of_f16(gate[GATE_G][0], gate[GATE_G][1]), pair_of_f16(gate[GATE_O][0], gate[GATE_O][1]));
             cells_to[group * WARP] = make_uint2(pair_of_f16(c[group][0], c[group][1]), pair_of_f16(tanh_c[0], tanh_c[1]));
-            if (t == T - 1) {
-                float* h_last = (float*)(shared + HEAD_H) + warp * WARP_UNITS + group * TILE_ROWS + lane / 4;
-                h_last[lane % 4 * 2 * UNITS] = h_new[0], h_last[(lane % 4 * 2 + 1) * UNITS] = h_new[1];
-            }
+            h_last[group][0] = h_new[0], h_last[group][1] = h_new[1];
         }
         gates_to += SAVED, cells_to += SAVED;
+    }
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++) {
+        float* to = (float*)(shared + HEAD_H) + warp * WARP_UNITS + group * TILE_ROWS + lane / 4;
+        to[lane % 4 * 2 * UNITS] = h_last[group][0], to[(lane % 4 * 2 + 1) * UNITS] = h_last[group][1];
     }
 }
 
@@ -280,9 +283,9 @@ DEVICE void make_factors(Factors (&to)[GROUPS][2], const Saved& now, const uint2
         }
 }
 
-// All steps backward, from dh_T.
-DEVICE void run_backward(unsigned char* shared, const uint4* __restrict__ weights, const uint4* __restrict__ saved_gates,
-                         const uint2* __restrict__ saved_cells, u32* __restrict__ da, float (&dh)[GROUPS][2], int T) {
+// All steps backward, from dh_T. What was saved was written by this launch: it must be read by plain loads, so no __restrict__.
+DEVICE void run_backward(unsigned char* shared, const uint4* __restrict__ weights, const uint4* saved_gates,
+                         const uint2* saved_cells, u32* __restrict__ da, float (&dh)[GROUPS][2], int T) {
     constexpr int IN_REGISTERS = BACKWARD_TILES - BACKWARD_SHARED;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, tile = blockIdx.x, tiles = gridDim.x;
     const int own = warp * GROUPS * WARP + lane;

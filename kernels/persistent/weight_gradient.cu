@@ -10,7 +10,7 @@
 // Outputs  parts    f32 [S][UNITS + INPUTS][4 · UNITS]
 //          d_fold   f32 [J,G]: the gradient by the folded input weights and, as its last row, by the bias
 // Launch   grid (ceil(4 · UNITS / 64), ceil((UNITS + INPUTS) / BLOCK_ROWS), S), block 256
-// Shared   STAGES · STAGE_TILES · (BLOCK_ROWS + 64) · 16 + 4 bytes, static, at most 43,012
+// Shared   STAGES · STAGE_TILES · (BLOCK_ROWS + 64) · 16 + 16 bytes, static, at most 43,024
 // Bounds   1 <= S <= ceil(tiles / STAGE_TILES)
 // Sums     tiles upwards, two of them (16 rows of the batch) in one tensor-core instruction; parts upwards, whichever block adds
 // CPU twin reference::rounded

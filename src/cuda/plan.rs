@@ -10,8 +10,8 @@ use crate::shape::Dims;
 const OLDEST: (u32, u32) = (8, 0);
 /// Steps after which a cell state might leave the range of f16, in which it is saved: it grows by 1 a step at most.
 const MOST_STEPS: usize = 1 << 15;
-/// Numbers of 4 bytes of one buffer, which kernels count in 31 bits.
-const MOST_WORDS: usize = (1 << 31) - 1;
+/// Numbers of 4 bytes of one buffer; each holds two of the numbers that kernels count in 31 bits.
+const MOST_WORDS: usize = (1 << 30) - 256;
 
 /// Families of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,8 @@ mod tests {
         let of = |dims, limits: &Limits| reason(dims, 128, Precision::Bf16, limits);
         assert!(of(Dims { h: 192, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
         assert!(of(Dims { h: 192, ..TUTORIAL }, &RTX4090).contains("192 hidden units, 28 inputs and 10 classes take"));
+        assert!(of(Dims { i: 784, ..TUTORIAL }, &H100).contains("784 inputs and 10 classes take"));
+        assert!(of(Dims { i: 784, h: 16, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
         assert!(of(Dims { h: 1024, ..TUTORIAL }, &H100).contains("1024 hidden units"));
         assert!(of(Dims { k: 1 << 13, ..TUTORIAL }, &H100).contains("8192 classes take"));
         assert!(of(Dims { t: 40_000, ..TUTORIAL }, &H100).contains("40000 steps"));

@@ -25,8 +25,13 @@ const WARP: usize = 32;
 const REGISTERS: usize = 64 * 1024;
 /// Most registers of a thread.
 const MOST_REGISTERS: usize = 255;
-/// Registers that a thread needs besides the weights forward and backward, with one chain of sums and with two.
+/// Registers that a thread needs besides the weights forward, with one chain of sums, and for another chain or for places in
+/// shared memory where the number of warps is odd; and besides the weights backward. `tests/kernels.rs` sees that nothing spills.
 const OTHER_FORWARD: usize = 72;
+const CHAIN: usize = 16;
+/// Registers of one tile of x on its way into the products; those of two are in the above.
+const INPUT_TILE: usize = 3;
+const ODD_WARPS: usize = 16;
 const OTHER_BACKWARD: usize = 84;
 /// Registers for a tile of weights, forward and backward.
 const FORWARD_TILE: usize = 16;
@@ -65,7 +70,10 @@ impl Variant {
         let chains = if registers == MOST_REGISTERS { 2 } else { 1 };
         let (forward_tiles, backward_tiles) = ((inputs + units) / DEPTH, GATES * units / DEPTH);
         let in_registers = |other: usize, tile: usize| registers.saturating_sub(other) / tile;
-        let forward = in_registers(OTHER_FORWARD + 16 * (chains - 1), FORWARD_TILE).min(forward_tiles);
+        let odd = if chains == 1 && (units / WARP_UNITS) % 2 == 1 { ODD_WARPS } else { 0 };
+        let wide = INPUT_TILE * (inputs / DEPTH).saturating_sub(2);
+        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd + wide;
+        let forward = in_registers(other, FORWARD_TILE).min(forward_tiles);
         // An even number: they are loaded in pairs.
         let backward = (in_registers(OTHER_BACKWARD, BACKWARD_TILE) / 2 * 2).min(backward_tiles);
         if forward == 0 || backward == 0 {
