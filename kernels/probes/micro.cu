@@ -162,11 +162,10 @@ PROBE(THREADS) matrix_chase(u64* __restrict__ clocks, u32* __restrict__ kept, in
 #pragma unroll 1
     for (int round = 0; round < rounds; round++) {
 #pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-            u32 unused[3];
-            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%0];"
-                         : "+r"(at), "=r"(unused[0]), "=r"(unused[1]), "=r"(unused[2])::"memory");
-        }
+        for (int step = 0; step < STEPS; step++)
+            // The other three matrices go nowhere.
+            asm volatile("{\n\t.reg .b32 b, c, d;\n\tldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, b, c, d}, [%0];\n\t}"
+                         : "+r"(at)::"memory");
     }
     const u64 ended = now();
     finish(clocks, kept, began, ended, (at - base) / ROW_BYTES);
@@ -174,7 +173,7 @@ PROBE(THREADS) matrix_chase(u64* __restrict__ clocks, u32* __restrict__ kept, in
 
 // shared_rate, matrix_rate: loads of 16 bytes a lane, 512 a warp, that do not wait for each other.
 // Shared   16 KB, where word n holds n
-// kept: exclusive or of all words that a thread was given.
+// kept: the sum of all words that a thread was given, of which the upper bits are lost.
 #define LOADS(name, instruction)                                                                                     \
     PROBE(THREADS) name(u64* __restrict__ clocks, u32* __restrict__ kept, int rounds) {                              \
         __shared__ __align__(16) u32 words[2 * STEPS * WARP * 4];                                                    \
@@ -189,7 +188,7 @@ PROBE(THREADS) matrix_chase(u64* __restrict__ clocks, u32* __restrict__ kept, in
                              : "=r"(a), "=r"(b), "=r"(c), "=r"(d)                                                    \
                              : "r"(at + step * WARP * 16)                                                            \
                              : "memory");                                                                            \
-                sum ^= a ^ b ^ c ^ d;                                                                                \
+                sum += a + b + c + d;                                                                                \
             }                                                                                                        \
             /* Another half of the words: nothing that was loaded can be used again. */                              \
             at = (round & 1) ? at - STEPS * WARP * 16 : at + STEPS * WARP * 16;                                      \
@@ -219,7 +218,7 @@ PROBE(1024) block_barrier(u64* __restrict__ clocks, u32* __restrict__ kept, int 
 
 // named_barrier: a step is a barrier of half the block, whose halves do not wait for each other.
 // Launch   a multiple of 64 threads, up to 1024
-// kept: 16 · rounds.
+// kept: 16 · rounds · half the threads, the arrivals that a thread took part in.
 PROBE(1024) named_barrier(u64* __restrict__ clocks, u32* __restrict__ kept, int rounds) {
     const int half = blockDim.x / 2, barrier = 1 + threadIdx.x / half;
     __syncthreads();
@@ -230,7 +229,7 @@ PROBE(1024) named_barrier(u64* __restrict__ clocks, u32* __restrict__ kept, int 
         for (int step = 0; step < STEPS; step++) asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(half) : "memory");
     }
     const u64 ended = now();
-    finish(clocks, kept, began, ended, rounds * STEPS);
+    finish(clocks, kept, began, ended, rounds * STEPS * half);
 }
 
 // ---- clusters, from sm_90 on ----

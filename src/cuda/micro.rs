@@ -134,7 +134,9 @@ pub struct Micro {
 
 impl Micro {
     fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, decides: &'static str) {
-        self.rows.push(Row { name: name.into(), value: Some(value).filter(|v| v.is_finite()), unit, decides });
+        // Nothing takes no time: a clock that stood still has told nothing.
+        let value = Some(value).filter(|value| value.is_finite() && *value > 0.0);
+        self.rows.push(Row { name: name.into(), value, unit, decides });
     }
 }
 
@@ -348,7 +350,7 @@ fn tensor_cores<D: Device>(device: &D, effort: &Effort, micro: &mut Micro) -> Re
             for warps in [1, 2, 4] {
                 let taken = cycles(device, effort, Probe::block(kernel, PARTS * warps * WARP))?;
                 micro.add(
-                    format!("{name}, {warps} warps a part, {count} chains"),
+                    format!("{name}, warps a part {warps}, chains {count}"),
                     cycles_of_part(taken, effort.rounds, count, PARTS * warps),
                     "cycles/instruction",
                     "warps and accumulators that keep a tensor core busy",
