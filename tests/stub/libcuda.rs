@@ -328,6 +328,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
             16 => 132,
             75 => driver.settings.capability / 10,
             76 => driver.settings.capability % 10,
+            97 => 227 * 1024,
             115 => driver.settings.pools,
             // No other is asked for so far: one that is should be added with a value that makes sense.
             _ => return Err(INVALID_VALUE),
