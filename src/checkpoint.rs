@@ -204,6 +204,9 @@ fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     if *batch_size == 0 || *train_sequences == 0 || !model.forget_bias.is_finite() {
         return Err("a size is zero or the forget bias is no number".into());
     }
+    if let Some(own) = &config.own {
+        own.check(model.dims.i, model.dims.k)?;
+    }
     Ok(config)
 }
 

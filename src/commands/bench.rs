@@ -126,5 +126,6 @@ fn data(dims: Dims, n: usize) -> Dataset {
         train,
         validation: none.clone(),
         test: none,
+        own: None,
     }
 }
