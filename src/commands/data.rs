@@ -97,6 +97,8 @@ fn own_info(path: &Path, options: own::Options, json: bool) -> Result<()> {
     line(&format!("sequence    {} steps of {} inputs, {} classes", data.train.t(), data.train.i(), data.classes))?;
     let kind = if is_bytes { "bytes" } else { "numbers" };
     if let Some([min, max, mean]) = range {
+        // As short as single precision can be told.
+        let (min, max) = (min as f32, max as f32);
         line(&format!("{kind:<12}from {min} to {max}, mean {mean:.4}"))?;
     }
     line(&format!("{:<16}{:>10}{:>12}{:>10}", "class", "train", "validation", "test"))?;

@@ -208,9 +208,9 @@ fn cut(path: &Path, wide: usize, layout: &Layout) -> Result<(usize, usize)> {
     };
     match (layout.steps, layout.inputs) {
         (None, None) => Ok((wide, 1)),
-        (Some(t), None) if wide % t == 0 => Ok((t, wide / t)),
+        (Some(t), None) if wide.is_multiple_of(t) => Ok((t, wide / t)),
         (Some(t), None) => Err(refuse(format!("--steps-per-sequence {t}"), t)),
-        (None, Some(i)) if wide % i == 0 => Ok((wide / i, i)),
+        (None, Some(i)) if wide.is_multiple_of(i) => Ok((wide / i, i)),
         (None, Some(i)) => Err(refuse(format!("--inputs {i}"), i)),
         (Some(t), Some(i)) if t * i == wide => Ok((t, i)),
         (Some(t), Some(i)) if layout.unlabelled => Err(Error::data(
