@@ -426,10 +426,10 @@ fn broken_safetensors_files() {
 /// 60 sequences of class a, 20 of b, 5 of c; the only number of each is its place in the file.
 fn numbered(folder: &Folder) -> PathBuf {
     let file = folder.path("numbered.csv");
-    let class = |k: usize| {
+    let class = |k: u32| {
         if k % 17 == 3 {
             "c"
-        } else if k % 4 == 0 {
+        } else if k.is_multiple_of(4) {
             "b"
         } else {
             "a"
@@ -541,8 +541,9 @@ fn train_eval_predict_and_resume_know_the_classes_and_the_scale() {
     let done = folder.run_plain(&format!("train {whole} --save @whole --json")).succeeds().event("done");
     let half = waves(&format!("{SMALL} {options} --steps 30"));
     folder.run_plain(&format!("train {half} --save @half")).succeeds();
-    // Going on needs the file only: scale, split and seed are the checkpoint's.
-    let went_on = format!("train {} --resume @half --steps 60 --log-every 100 --json", waves(""));
+    // Going on needs the file only: steps and inputs, scale, split and seed are the checkpoint's.
+    let known = format!("--data {}", made("waves.csv").display());
+    let went_on = format!("train {known} --resume @half --steps 60 --log-every 100 --json");
     let resumed = folder.run_plain(&went_on).succeeds().event("done");
     for key in ["test_loss", "validation_loss", "test_accuracy"] {
         assert_eq!(resumed[key], done[key], "{key}");
@@ -550,7 +551,7 @@ fn train_eval_predict_and_resume_know_the_classes_and_the_scale() {
     let model = |name| fs::read(folder.path(name)).unwrap();
     assert_eq!(model("half/model.safetensors"), model("whole/model.safetensors"), "the same bits");
 
-    let eval = folder.run_plain(&format!("eval --model @whole {} --json", waves(""))).succeeds().event("eval");
+    let eval = folder.run_plain(&format!("eval --model @whole {known} --json")).succeeds().event("eval");
     assert_eq!((&eval["loss"], &eval["accuracy"]), (&done["test_loss"], &done["test_accuracy"]));
     assert_eq!(eval["class_names"], serde_json::json!(["saw", "sine", "square"]));
     let text = folder.run_plain(&format!("eval --model @whole {}", waves(""))).succeeds().out;

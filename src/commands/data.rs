@@ -104,7 +104,7 @@ fn own_info(path: &Path, options: own::Options, json: bool) -> Result<()> {
     line(&format!("{:<16}{:>10}{:>12}{:>10}", "class", "train", "validation", "test"))?;
     let all = SPLITS.map(|(_, split)| counts(&data, split));
     for class in 0..data.classes {
-        let [train, validation, test] = [0, 1, 2].map(|split| thousands(all[split][class] as u64));
+        let [train, validation, test] = all.each_ref().map(|counts| thousands(counts[class] as u64));
         line(&format!("{:<16}{train:>10}{validation:>12}{test:>10}", data.class_name(class)))?;
     }
     let [train, validation, test] = SPLITS.map(|(_, split)| thousands(data.split(split).len() as u64));

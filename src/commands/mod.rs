@@ -88,7 +88,12 @@ fn prepared(
 ) -> Result<Arc<Dataset>> {
     if let Some(path) = own_path(args) {
         let known = trained.and_then(|config| config.own.as_ref());
-        return Ok(Arc::new(own::load(path, &own_options(args, prepare), known)?));
+        let mut options = own_options(args, prepare);
+        if let Some(config) = trained.filter(|_| known.is_some() && options.steps.is_none()) {
+            // Tables are cut as those that the model was trained on.
+            options.inputs = options.inputs.or(Some(config.model.dims.i));
+        }
+        return Ok(Arc::new(own::load(path, &options, known)?));
     }
     let flags = [
         ("--test-data", args.test_data.is_some()),
