@@ -1,6 +1,7 @@
 //! The command line: help, man page and completions all come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fused_lstm::data::own::{LabelColumn, Shares};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
 use fused_lstm::shape::Dims;
@@ -37,7 +38,7 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Evaluate a checkpoint: accuracy, loss, confusion matrix, precision and recall of each class
     Eval(EvalArgs),
-    /// Classify pictures of digits, or rows of an IDX file, with a checkpoint
+    /// Classify pictures of digits, rows of an IDX file, or sequences of your own, with a checkpoint
     Predict(PredictArgs),
     /// Train all combinations of seeds and settings side by side, and compare them
     ///
@@ -87,13 +88,17 @@ pub enum Command {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone, Default)]
 pub struct DataArgs {
-    /// Data set: auto, mnist, synthetic, or a folder with MNIST's four files
+    /// Data set: auto, mnist, synthetic, a folder with MNIST's four files, or a file of your own sequences
     ///
     /// auto takes MNIST from --data-dir or the cache folder, else fetches it, else takes synthetic digits and says so.
     /// [default: auto, or what the checkpoint was trained on]
-    #[arg(long, value_name = "auto|mnist|synthetic|DIR", help_heading = "Data")]
+    ///
+    /// A file is .npz (arrays x [sequences, steps, inputs] and y [sequences], or x_train, y_train, x_test, y_test), .csv or
+    /// .tsv (a line for each sequence, with a label column), .ts (the UCR/UEA archive's), or .safetensors (x, labels). A folder
+    /// may hold x.npy and y.npy, or the archive's _TRAIN and _TEST files. All sequences have the same length.
+    #[arg(long, value_name = "auto|mnist|synthetic|DIR|FILE", help_heading = "Data")]
     pub data: Option<Source>,
     /// Folder with MNIST's four files, plain or gz [default: $FUSED_LSTM_DATA_DIR, else the cache folder]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
@@ -101,6 +106,44 @@ pub struct DataArgs {
     /// Fetch nothing from the network
     #[arg(long, help_heading = "Data")]
     pub offline: bool,
+    /// File of test sequences of your own; those of --data are then for training and validation only
+    #[arg(long, value_name = "FILE", help_heading = "Own data")]
+    pub test_data: Option<PathBuf>,
+    /// Column of a CSV or TSV file that holds the label [default: the one named label, class, y or target, else the last]
+    #[arg(long, value_name = "NAME|N", help_heading = "Own data")]
+    pub label_column: Option<LabelColumn>,
+    /// Steps that a line of a CSV or TSV file is cut into; each has an equal part of its numbers
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Own data")]
+    pub steps_per_sequence: Option<usize>,
+    /// Numbers of a line that make up one step [default: 1]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Own data")]
+    pub inputs: Option<usize>,
+}
+
+/// How sequences of the user's own are told apart and brought to one scale.
+#[derive(Args, Clone, Default)]
+pub struct PrepareArgs {
+    /// Shares of your sequences for training, validation and test, of each class alike [default: 80/10/10]
+    #[arg(long, value_name = "A/B/C", help_heading = "Own data")]
+    pub split: Option<Shares>,
+    /// Seed that chooses which sequence is for what [default: 0]
+    #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Own data")]
+    pub split_seed: Option<u64>,
+    /// Bring your numbers to mean 0 and standard deviation 1 [default: feature; none for bytes, which are divided by 255]
+    ///
+    /// The model keeps how, and `eval` and `predict` do the same.
+    #[arg(long, value_enum, help_heading = "Own data")]
+    pub normalize: Option<NormalizeName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NormalizeName {
+    /// Numbers as they are
+    None,
+    /// Each input by the training sequences
+    Feature,
+    /// Each input by the sequence itself
+    Sequence,
 }
 
 #[derive(Args)]
@@ -173,6 +216,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
+    pub prepare: PrepareArgs,
+    #[command(flatten)]
     pub settings: SettingsArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -231,6 +276,8 @@ pub struct SettingsArgs {
 pub struct SweepArgs {
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
     /// Seeds 0 to N - 1
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, conflicts_with = "seed", help_heading = "Combinations")]
     pub seeds: Option<u64>,
@@ -301,12 +348,16 @@ pub struct PredictArgs {
     /// Folder with the checkpoint
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; or IDX image files
+    /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; IDX image files; or files of your own
+    /// sequences, as for train's --data, with or without labels
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Which image of an IDX file, counted from 0; may be given more than once
     #[arg(long, value_name = "N", value_parser = from_zero::<usize>, allow_negative_numbers = true, default_value = "0")]
     pub row: Vec<usize>,
+    /// Column of a CSV or TSV file that holds the label, which is passed over [default: as for train]
+    #[arg(long, value_name = "NAME|N")]
+    pub label_column: Option<LabelColumn>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// One JSON object per line on standard output
@@ -334,10 +385,12 @@ pub enum DataCommand {
         #[arg(long, value_enum, default_value = "auto")]
         progress: ProgressStyle,
     },
-    /// Tell where data is looked for and what is there; fetches nothing
+    /// Tell where data is looked for, what is there, and what is wrong with it; fetches nothing
     Info {
         #[command(flatten)]
         data: DataArgs,
+        #[command(flatten)]
+        prepare: PrepareArgs,
         /// One JSON object on standard output
         #[arg(long)]
         json: bool,

@@ -134,5 +134,6 @@ fn data(dims: Dims, n: usize) -> Dataset {
         train,
         validation: none.clone(),
         test: none,
+        own: None,
     }
 }

@@ -164,7 +164,7 @@ fn processor() -> Check {
 /// The data that `train` would take, with nothing fetched and no digits drawn.
 fn data() -> Check {
     let is_named = super::data_dir_from_environment().is_some();
-    let args = DataArgs { data: Some(Source::Mnist), data_dir: None, offline: true };
+    let args = DataArgs { data: Some(Source::Mnist), offline: true, ..DataArgs::default() };
     match super::dataset(&args, None, &Silent) {
         Ok(data) => Check::pass("data", data.description.clone()),
         // Training goes on without MNIST, but not without what the user has named.

@@ -51,7 +51,7 @@ struct Done {
 pub fn run(args: &SweepArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     let side = Side::open(args)?;
-    let data = super::dataset(&args.data, None, &progress)?;
+    let data = super::prepared(&args.data, &args.prepare, None, &progress)?;
     let mut runs = runs(args, &data)?;
     prepare(&args.out)?;
     interruptible()?;

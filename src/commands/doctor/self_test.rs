@@ -35,6 +35,7 @@ pub fn tiny() -> (Model, Adam, Arc<Dataset>) {
         train,
         validation: none.clone(),
         test: none,
+        own: None,
     };
     (Model { dims: DIMS, forget_bias: 1.0 }, Adam::default(), Arc::new(data))
 }
