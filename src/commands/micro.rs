@@ -21,7 +21,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn on_gpu(args: &BenchArgs, ordinal: usize) -> Result<()> {
     use super::device::Chosen;
     use crate::cli::DeviceArgs;
-    let device = DeviceArgs { device: Device::Cuda(ordinal), threads: None, no_cache: args.device.no_cache };
+    let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
     Chosen::open(&device).map(drop)
 }
 
@@ -30,8 +30,8 @@ use with_cuda::on_gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{BenchArgs, Device, Error, Result};
-    use crate::cli::{DeviceArgs, PrecisionName};
+    use super::{BenchArgs, Error, Result};
+    use crate::cli::DeviceArgs;
     use crate::commands::device::Chosen;
     use crate::commands::output::line;
     use crate::commands::profile::room;
@@ -45,8 +45,7 @@ mod with_cuda {
         Effort { rounds: 64, timed_rounds: 4096, nodes: [100, 1100], turns: 5, copied: 0, product: 0 };
 
     pub fn on_gpu(args: &BenchArgs, ordinal: usize) -> Result<()> {
-        let (device, precision, no_cache) = (Device::Cuda(ordinal), PrecisionName::Auto, args.device.no_cache);
-        let device = DeviceArgs { device, threads: None, precision, no_cache };
+        let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
         let Chosen::Cuda { mut driver, .. } = Chosen::open(&device)? else {
             return Err(Error::Failed("a GPU was asked for and the processor was chosen".into()));
         };

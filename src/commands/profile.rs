@@ -21,7 +21,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
 fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
     use super::device::Chosen;
     use crate::cli::DeviceArgs;
-    let device = DeviceArgs { device: Device::Cuda(ordinal), threads: None, no_cache: args.device.no_cache };
+    let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
     Chosen::open(&device).map(drop)
 }
 
@@ -33,8 +33,8 @@ use with_cuda::on_gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{Device, Error, ProfileArgs, Result};
-    use crate::cli::{DeviceArgs, PrecisionName};
+    use super::{Error, ProfileArgs, Result};
+    use crate::cli::DeviceArgs;
     use crate::commands::bench;
     use crate::commands::device::Chosen;
     use crate::commands::output::{line, thousands};
@@ -57,8 +57,7 @@ mod with_cuda {
 
     pub fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
         let (model, data) = bench::prepare(&args.sizes)?;
-        let (device, precision, no_cache) = (Device::Cuda(ordinal), PrecisionName::Auto, args.device.no_cache);
-        let device = DeviceArgs { device, threads: None, precision, no_cache };
+        let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
         let Chosen::Cuda { driver, .. } = Chosen::open(&device)? else {
             return Err(Error::Failed("a GPU was asked for and the processor was chosen".into()));
         };
