@@ -91,9 +91,12 @@ const AMPERE_ON: [(&str, u32); 6] =
 /// them, weights in shared memory.
 const MODELS: [(usize, usize); 5] = [(16, 7), (128, 28), (128, 31), (144, 28), (192, 28)];
 
+/// A variant and what became of it; none where it does not fit.
+type MadeVariant = Option<(Variant, Kernels)>;
+
 /// The variants of [`MODELS`] that fit on each of [`AMPERE_ON`], compiled; once, for it takes two seconds each.
-fn compiled_variants(nvrtc: &Nvrtc) -> &'static [Vec<Option<(Variant, Kernels)>>] {
-    static COMPILED: OnceLock<Vec<Vec<Option<(Variant, Kernels)>>>> = OnceLock::new();
+fn compiled_variants(nvrtc: &Nvrtc) -> &'static [Vec<MadeVariant>] {
+    static COMPILED: OnceLock<Vec<Vec<MadeVariant>>> = OnceLock::new();
     let of = |(h, i): (usize, usize), (architecture, kilobytes): (&str, u32)| {
         let dims = Dims { t: 28, i, p: h, h, k: 10 };
         let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };

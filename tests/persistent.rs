@@ -11,12 +11,13 @@ use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::{CudaEngine, kept};
 use fused_lstm::data::{Dataset, Sequences, Values};
 use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
-use fused_lstm::fixture::relative_max;
+use fused_lstm::fixture::{Fixture, relative_max};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
 use fused_lstm::reference::ReferenceEngine;
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
+use std::path::Path;
 use std::sync::Arc;
 use support::models::{check, dataset, dataset_of, start};
 
@@ -41,6 +42,11 @@ mod class {
     pub const OUTPUT: f64 = 4e-2;
     pub const GRADIENT: f64 = 5e-2;
     pub const LOSSES: f64 = 2e-2;
+    /// Update after one step, and after ten, in 2-norm.
+    pub const AFTER_1: f64 = 0.3;
+    pub const AFTER_10: f64 = 0.25;
+    /// Share of parameters that are more than a tenth of a step away.
+    pub const FAR: f64 = 0.35;
 }
 
 fn emulated(seed: u64) -> Emulated {
@@ -234,6 +240,52 @@ fn training_follows_the_reference() {
         assert_eq!(engine.state().unwrap().step, steps as u64);
         assert!(got[steps - 1].loss < got[0].loss, "it learns");
     }
+}
+
+/// The fixtures of `tests/golden` whose sizes are among the kept ones, within the bounds of the class.
+#[test]
+fn golden_cases() {
+    for case in ["odd_small", "h64", "zero_x"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.safetensors"));
+        let fixture = Fixture::read(&path).unwrap();
+        let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
+        let mut engine = CudaEngine::with_precision(emulated(0), model, adam, data, Precision::Bf16).unwrap();
+        let computed = fixture.compute(&mut engine).unwrap();
+        assert!(matches!(engine.plan().unwrap().family, Family::Persistent(_)));
+        let comparisons = fixture.compare(&computed).unwrap();
+        assert!(comparisons.len() >= 31, "{case}: only {} comparisons", comparisons.len());
+        for comparison in comparisons {
+            let bound = match (comparison.name.as_str(), comparison.measure) {
+                ("out.loss", _) => class::LOSS,
+                ("out.losses10", _) => class::LOSSES,
+                // One sequence in twelve, on the edge between two classes.
+                ("out.correct", _) => 0.1,
+                (name, _) if name.starts_with("out.") => class::OUTPUT,
+                (name, _) if name.starts_with("grad.") => class::GRADIENT,
+                (_, "far") => class::FAR,
+                (name, _) if name.starts_with("after10.") => class::AFTER_10,
+                _ => class::AFTER_1,
+            };
+            assert!(comparison.error <= bound, "{case}: {comparison:?} is over {bound:.0e}");
+        }
+    }
+}
+
+/// Launches of one training step, after the first.
+fn launches_of_a_step(grad_clip: Option<f32>) -> u64 {
+    let dims = Dims { t: 9, i: 3, p: 4, h: 5, k: 3 };
+    let adam = Adam { grad_clip, ..Adam::default() };
+    let mut engine = engine(Model { dims, forget_bias: 1.0 }, adam, dataset(dims, 9), 0);
+    engine.train_steps(&[0, 1, 2], 3).unwrap();
+    let before = engine.device().launches();
+    engine.train_steps(&[3, 4, 5, 6, 7, 8], 3).unwrap();
+    (engine.device().launches() - before) / 2
+}
+
+#[test]
+fn an_iteration_is_four_launches() {
+    assert_eq!(launches_of_a_step(None), 4);
+    assert_eq!(launches_of_a_step(Some(1.0)), 13);
 }
 
 /// Everything that can be seen of some training, under a schedule of blocks and warps.

@@ -20,6 +20,7 @@ pub struct Emulated {
     /// Launches that are being recorded, if they are.
     recording: RefCell<Option<Vec<Recorded>>>,
     instructions: Cell<u64>,
+    launches: Cell<u64>,
     free: Cell<Option<u64>>,
     limits: Limits,
 }
@@ -65,6 +66,7 @@ impl Emulated {
             memory: Rc::default(),
             recording: RefCell::default(),
             instructions: Cell::new(0),
+            launches: Cell::new(0),
             free: Cell::new(None),
             limits: LIMITS,
         })
@@ -73,6 +75,11 @@ impl Emulated {
     /// Instructions, counted once per warp, of all launches so far.
     pub fn warp_instructions(&self) -> u64 {
         self.instructions.get()
+    }
+
+    /// All launches so far.
+    pub fn launches(&self) -> u64 {
+        self.launches.get()
     }
 
     /// Makes the device say that it has so much free memory.
@@ -98,6 +105,7 @@ impl Emulated {
         };
         let stats = module.launch(kernel, shape, args, &mut memory, &self.options).map_err(failed)?;
         self.instructions.set(self.instructions.get() + stats.warp_instructions);
+        self.launches.set(self.launches.get() + 1);
         Ok(())
     }
 }
