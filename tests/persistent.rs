@@ -252,7 +252,7 @@ fn golden_cases() {
         let mut engine = CudaEngine::with_precision(emulated(0), model, adam, data, Precision::Bf16).unwrap();
         let computed = fixture.compute(&mut engine).unwrap();
         assert!(matches!(engine.plan().unwrap().family, Family::Persistent(_)));
-        let comparisons = fixture.compare(&computed).unwrap();
+        let comparisons = fixture.compare(&computed, Precision::Bf16).unwrap();
         assert!(comparisons.len() >= 31, "{case}: only {} comparisons", comparisons.len());
         for comparison in comparisons {
             let bound = match (comparison.name.as_str(), comparison.measure) {
