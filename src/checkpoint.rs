@@ -27,7 +27,7 @@ const FILES: [&str; 3] = [MODEL_FILE, STATE_FILE, CONFIG_FILE];
 /// Version of the files' form; a later one may not be readable by this program.
 const FORMAT: u32 = 1;
 /// Largest `config.json`: it may hold the mean and the deviation of very many inputs.
-const MAX_CONFIG_BYTES: u64 = 64 << 20;
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// Largest header of a tensor file.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// The one metadata entry of the tensor files. (Only one, for more would be written in random order.)
