@@ -91,12 +91,12 @@ const AMPERE_ON: [(&str, u32); 6] =
 /// them, weights in shared memory.
 const MODELS: [(usize, usize); 5] = [(16, 7), (128, 28), (128, 31), (144, 28), (192, 28)];
 
-/// A variant and what became of it; none where it does not fit.
-type MadeVariant = Option<(Variant, Kernels)>;
+/// A model on each of [`AMPERE_ON`], where it fits.
+type OfModel = Vec<Option<(Variant, Kernels)>>;
 
 /// The variants of [`MODELS`] that fit on each of [`AMPERE_ON`], compiled; once, for it takes two seconds each.
-fn compiled_variants(nvrtc: &Nvrtc) -> &'static [Vec<MadeVariant>] {
-    static COMPILED: OnceLock<Vec<Vec<MadeVariant>>> = OnceLock::new();
+fn compiled_variants(nvrtc: &Nvrtc) -> &'static [OfModel] {
+    static COMPILED: OnceLock<Vec<OfModel>> = OnceLock::new();
     let of = |(h, i): (usize, usize), (architecture, kilobytes): (&str, u32)| {
         let dims = Dims { t: 28, i, p: h, h, k: 10 };
         let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };
@@ -228,7 +228,7 @@ fn is_release(nvrtc: &Nvrtc, kept: &str, file: &str) -> bool {
 }
 
 /// What stands in [`RESOURCES`].
-fn resource_document(release: &str, compiled: &[Kernels], variants: &[Vec<Option<(Variant, Kernels)>>]) -> String {
+fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel]) -> String {
     let table = |title: &str, cell: &dyn Fn(&Kernels, &Resources) -> String| {
         let mut text = format!("\n## {title}\n\n| kernel | threads | {} |\n", ARCHITECTURES.join(" | "));
         text += &format!("| --- | --- |{}\n", " --- |".repeat(ARCHITECTURES.len()));
@@ -263,7 +263,7 @@ fn resource_document(release: &str, compiled: &[Kernels], variants: &[Vec<Option
 
 /// What the persistent kernels take: of their largest, which one block of a multiprocessor runs, for all models; of the others for
 /// one.
-fn persistent_document(variants: &[Vec<Option<(Variant, Kernels)>>]) -> String {
+fn persistent_document(variants: &[OfModel]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let head = |first: &str| {
         let names = AMPERE_ON.map(|(architecture, _)| architecture.to_owned());

@@ -22,7 +22,8 @@
 //          saved_cells       f16 [tiles][T][SAVED] of uint2: c, tanh(c); each thread reads back what it wrote itself
 // Launch   grid ceil(B / 8), block THREADS = 2 · UNITS
 // Shared   HEAD_LOGITS + 32 · K bytes, dynamic
-// Bounds   H <= UNITS, I + 3 <= INPUTS, 1 <= B, K, 1 <= T <= 2^15 (cells are saved in f16); hx and da below 2^31 words of 4 bytes
+// Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da below 2^30 words of
+//          4 bytes
 // Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32. tanh.approx.
 // Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits
 // CPU twin reference::rounded
@@ -52,7 +53,8 @@ DEVICE void convert_inputs(u32* __restrict__ hx, const u8* __restrict__ bytes, c
     const int tile = blockIdx.x, tiles = gridDim.x;
 #pragma unroll 4
     for (int at = threadIdx.x; at < T * INPUTS * ROW_WORDS; at += THREADS) {
-        const int t = at / (INPUTS * ROW_WORDS), input = at / ROW_WORDS % INPUTS, row = tile * TILE_ROWS + at % ROW_WORDS * 2;
+        const int t = at / (INPUTS * ROW_WORDS), input = at / ROW_WORDS % INPUTS;
+        const int row = tile * TILE_ROWS + at % ROW_WORDS * 2;
         float pair[2];
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -178,7 +180,8 @@ DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights
 }
 
 // Logits of the tile's rows, to shared memory: a warp to a class, its lanes share the units.
-DEVICE void head_forward(unsigned char* shared, const float* __restrict__ w_out, const float* __restrict__ b_out, int H, int K) {
+DEVICE void head_forward(unsigned char* shared, const float* __restrict__ w_out, const float* __restrict__ b_out,
+                         int H, int K) {
     const int lane = threadIdx.x % WARP;
     const float* h = (const float*)(shared + HEAD_H);
     float* logits = (float*)(shared + HEAD_LOGITS);
@@ -198,8 +201,8 @@ DEVICE void head_forward(unsigned char* shared, const float* __restrict__ w_out,
 }
 
 // A row's loss and class; its logits go to `logits` and leave their place to their gradient. A warp to a row.
-DEVICE void score_row(float* row, float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted, int label,
-                      bool inside, int B, int K) {
+DEVICE void score_row(float* row, float* __restrict__ logits, float* __restrict__ loss,
+                      u32* __restrict__ predicted, int label, bool inside, int B, int K) {
     const int lane = threadIdx.x % WARP;
     float largest = -3.402823466e38f;
     for (int k = lane; k < K; k += WARP) largest = fmaxf(largest, row[k]);
@@ -377,8 +380,8 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
                 const float* __restrict__ floats, const u32* __restrict__ labels, const u32* __restrict__ rows,
                 const u32* __restrict__ turn, u32* hx, u32* __restrict__ da, uint4* saved_gates, uint2* saved_cells,
                 float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted,
-                u32* __restrict__ batch_labels, float* __restrict__ head_parts, float* __restrict__ h_last, float* __restrict__ c_last, int B, int T, int I,
-                int H, int K) {
+                u32* __restrict__ batch_labels, float* __restrict__ head_parts, float* __restrict__ h_last,
+                float* __restrict__ c_last, int B, int T, int I, int H, int K) {
     extern __shared__ __align__(16) unsigned char shared[];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row0 = blockIdx.x * TILE_ROWS;
     const u32* batch = rows + (size_t)*turn * B;

@@ -11,7 +11,8 @@
 constexpr int PACK_THREADS = 256;
 
 KERNEL(PACK_THREADS)
-persistent_pack(const float* __restrict__ w_h, u16* __restrict__ forward_weights, u16* __restrict__ backward_weights, int H) {
+persistent_pack(const float* __restrict__ w_h, u16* __restrict__ forward_weights, u16* __restrict__ backward_weights,
+                int H) {
     const int at = blockIdx.x * PACK_THREADS + threadIdx.x;
     if (at >= UNITS * GATES * UNITS) return;
     const int unit = at / (GATES * UNITS), gate = at / UNITS % GATES, of_gate = at % UNITS;

@@ -35,19 +35,22 @@ struct Stage {
 static_assert(STAGES * sizeof(Stage) <= 48 * 1024, "static shared memory");
 
 // Starts to copy a stage, if the part has one more; a group of copies in any case. Tiles beyond the last are zero.
-DEVICE void fetch_stage(Stage& to, const uint4* __restrict__ hx, const uint4* __restrict__ da, int first, int tiles, bool wanted) {
+DEVICE void fetch_stage(Stage& to, const uint4* __restrict__ hx, const uint4* __restrict__ da, int first, int tiles,
+                        bool wanted) {
     const int row0 = blockIdx.y * BLOCK_ROWS, column0 = blockIdx.x * GRADIENT_COLUMNS;
     if (wanted) {
         for (int at = threadIdx.x; at < STAGE_TILES * BLOCK_ROWS; at += GRADIENT_THREADS) {
             const int tile = at / BLOCK_ROWS, row = at % BLOCK_ROWS;
             const bool inside = first + tile < tiles && row0 + row < UNITS + INPUTS;
-            if (inside) start_copy(shared_address(&to.hx[tile][row]), hx + (size_t)(first + tile) * (UNITS + INPUTS) + row0 + row);
+            const uint4* from = hx + (size_t)(first + tile) * (UNITS + INPUTS) + row0 + row;
+            if (inside) start_copy(shared_address(&to.hx[tile][row]), from);
             else to.hx[tile][row] = make_uint4(0, 0, 0, 0);
         }
         for (int at = threadIdx.x; at < STAGE_TILES * GRADIENT_COLUMNS; at += GRADIENT_THREADS) {
             const int tile = at / GRADIENT_COLUMNS, column = at % GRADIENT_COLUMNS;
             const bool inside = first + tile < tiles && column0 + column < GATES * UNITS;
-            if (inside) start_copy(shared_address(&to.da[tile][column]), da + (size_t)(first + tile) * GATES * UNITS + column0 + column);
+            const uint4* from = da + (size_t)(first + tile) * GATES * UNITS + column0 + column;
+            if (inside) start_copy(shared_address(&to.da[tile][column]), from);
             else to.da[tile][column] = make_uint4(0, 0, 0, 0);
         }
     }
@@ -56,7 +59,8 @@ DEVICE void fetch_stage(Stage& to, const uint4* __restrict__ hx, const uint4* __
 
 // The sums of a stage's tiles.
 DEVICE void add_stage(float (&sum)[WARP_FRAGMENTS][2][4], const Stage& stage) {
-    const int lane = threadIdx.x % WARP, half = threadIdx.x / WARP % GRADIENT_HALVES, part = threadIdx.x / WARP / GRADIENT_HALVES;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int half = warp % GRADIENT_HALVES, part = warp / GRADIENT_HALVES;
 #pragma unroll
     for (int tile = 0; tile < STAGE_TILES; tile += 2) {
         // Of the columns: both tiles of the first 8, then of the next 8.
@@ -109,7 +113,8 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
                            float* __restrict__ d_fold, u32* counters, int tiles, int I, int H, float scale) {
     __shared__ Stage stages[STAGES];
     const int all = (tiles + STAGE_TILES - 1) / STAGE_TILES;
-    const int begin = (int)((long long)all * blockIdx.z / gridDim.z), end = (int)((long long)all * (blockIdx.z + 1) / gridDim.z);
+    const int begin = (int)((long long)all * blockIdx.z / gridDim.z);
+    const int end = (int)((long long)all * (blockIdx.z + 1) / gridDim.z);
     float sum[WARP_FRAGMENTS][2][4] = {};
 #pragma unroll
     for (int n = 0; n < STAGES - 1; n++)
@@ -122,7 +127,8 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
         fetch_stage(stages[(next - begin) % STAGES], hx, da, next * STAGE_TILES, tiles, next < end);
         add_stage(sum, stages[(stage - begin) % STAGES]);
     }
-    const int lane = threadIdx.x % WARP, half = threadIdx.x / WARP % GRADIENT_HALVES, part = threadIdx.x / WARP / GRADIENT_HALVES;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int half = warp % GRADIENT_HALVES, part = warp / GRADIENT_HALVES;
     float* of_part = parts + (size_t)blockIdx.z * (UNITS + INPUTS) * GATES * UNITS;
 #pragma unroll
     for (int fragment = 0; fragment < WARP_FRAGMENTS; fragment++)
