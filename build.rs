@@ -1,4 +1,5 @@
-//! Joins the kernels into one text that the library embeds. Never calls a CUDA compiler: this builds anywhere.
+//! Joins the kernels into two texts that the library embeds, those of `kernels/` and those of `kernels/persistent/`, which are
+//! compiled for one model each. Never calls a CUDA compiler: this builds anywhere.
 //!
 //! Order: the common `.cuh` files, then the `.cu` files, each group by name. Before each stands a `#line` mark, so that
 //! what a compiler says names the file and line in `kernels/`.
@@ -12,28 +13,33 @@ fn main() {
     // Without the feature nothing reads the text.
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-        fs::write(out.join("kernels.cu"), joined(Path::new("kernels"))).expect("cannot write to OUT_DIR");
+        let kernels = Path::new("kernels");
+        let write = |name: &str, text: String| fs::write(out.join(name), text).expect("cannot write to OUT_DIR");
+        write("kernels.cu", joined(kernels));
+        write("persistent.cu", marked(kernels, "common.cuh") + &joined(&kernels.join("persistent")));
     }
 }
 
 /// All kernels of `folder`, one after the other.
 fn joined(folder: &Path) -> String {
-    ["cuh", "cu"].into_iter().flat_map(|extension| files(folder, extension)).map(|file| marked(&file)).collect()
+    ["cuh", "cu"].into_iter().flat_map(|extension| files(folder, extension)).map(|file| marked(folder, &file)).collect()
 }
 
-/// The files of `folder` with this extension, by name.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+/// Names of the files of `folder` with this extension, sorted.
+fn files(folder: &Path, extension: &str) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("cannot list kernels/").path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == extension));
     files.sort();
-    files
+    let name = |file: &PathBuf| file.file_name()?.to_str().map(String::from);
+    files.iter().map(|file| name(file).expect("kernel files have plain names")).collect()
 }
 
 /// A file with its mark. Line ends are made one kind, so that the text's hash is the same on every system.
-fn marked(file: &Path) -> String {
-    let text = fs::read_to_string(file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
-    let name = file.file_name().and_then(|name| name.to_str()).expect("kernel files have plain names");
+fn marked(folder: &Path, file: &str) -> String {
+    let path = folder.join(file);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
     let text = text.replace("\r\n", "\n");
-    format!("#line 1 \"kernels/{name}\"\n{}\n", text.trim_end())
+    let folder = if folder.ends_with("persistent") { "kernels/persistent" } else { "kernels" };
+    format!("#line 1 \"{folder}/{file}\"\n{}\n", text.trim_end())
 }

@@ -26,7 +26,9 @@ const FILES: [&str; 3] = [MODEL_FILE, STATE_FILE, CONFIG_FILE];
 
 /// Version of the files' form; a later one may not be readable by this program.
 const FORMAT: u32 = 1;
-/// Largest `config.json`, and largest header of a tensor file.
+/// Largest `config.json`: it may hold the mean and the deviation of very many inputs.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+/// Largest header of a tensor file.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// The one metadata entry of the tensor files. (Only one, for more would be written in random order.)
 const METADATA: &str = "fused-lstm";
@@ -175,7 +177,7 @@ fn load_config(folder: &Path) -> Result<Config> {
     if !folder.is_dir() {
         return Err(Error::checkpoint(folder, "there is no such folder", REMEDY));
     }
-    let (path, bytes) = read(folder, CONFIG_FILE, MAX_TEXT_BYTES)?;
+    let (path, bytes) = read(folder, CONFIG_FILE, MAX_CONFIG_BYTES)?;
     parse_config(&bytes).map_err(|found| Error::checkpoint(&path, found, REMEDY))
 }
 
@@ -203,6 +205,9 @@ fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     }
     if *batch_size == 0 || *train_sequences == 0 || !model.forget_bias.is_finite() {
         return Err("a size is zero or the forget bias is no number".into());
+    }
+    if let Some(own) = &config.own {
+        own.check(model.dims.i, model.dims.k)?;
     }
     Ok(config)
 }

@@ -1,6 +1,7 @@
 //! The command line: help, man page and completions all come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fused_lstm::data::own::{LabelColumn, Shares};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
 use fused_lstm::shape::Dims;
@@ -37,7 +38,7 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Evaluate a checkpoint: accuracy, loss, confusion matrix, precision and recall of each class
     Eval(EvalArgs),
-    /// Classify pictures of digits, or rows of an IDX file, with a checkpoint
+    /// Classify pictures of digits, rows of an IDX file, or sequences of your own, with a checkpoint
     Predict(PredictArgs),
     /// Train all combinations of seeds and settings side by side, and compare them
     ///
@@ -59,11 +60,21 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Time whole training iterations or evaluation, on data in memory
     Bench(BenchArgs),
+    /// Tell where the time of a training iteration on a GPU goes, kernel by kernel
+    ///
+    /// Every launch is timed on its own, and held against the bandwidth of a copy and the arithmetic of a large product that
+    /// the same run measures.
+    Profile(ProfileArgs),
     /// Compile the CUDA kernels, with no GPU, and tell what each takes of a multiprocessor
     ///
     /// Needs NVRTC, NVIDIA's run-time compiler: from a CUDA toolkit, from `pip install nvidia-cuda-nvrtc`, or from the file or
     /// folder that FUSED_LSTM_NVRTC names.
     Kernels(KernelsArgs),
+    /// Check what there is on this machine: processor, data, CUDA driver, GPUs, compiler, and whether all compute right
+    ///
+    /// One line for each check: PASS; WARN for what is missing and can be done without, such as a GPU; FAIL for what is
+    /// there and does not work. Fetches nothing. Exit code 1 if anything fails.
+    Doctor(DoctorArgs),
     /// Write shell completions to standard output
     Completions {
         /// The shell
@@ -77,13 +88,17 @@ pub enum Command {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone, Default)]
 pub struct DataArgs {
-    /// Data set: auto, mnist, synthetic, or a folder with MNIST's four files
+    /// Data set: auto, mnist, synthetic, a folder with MNIST's four files, or a file of your own sequences
     ///
     /// auto takes MNIST from --data-dir or the cache folder, else fetches it, else takes synthetic digits and says so.
     /// [default: auto, or what the checkpoint was trained on]
-    #[arg(long, value_name = "auto|mnist|synthetic|DIR", help_heading = "Data")]
+    ///
+    /// A file is .npz (arrays x [sequences, steps, inputs] and y [sequences], or x_train, y_train, x_test, y_test), .csv or
+    /// .tsv (a line for each sequence, with a label column), .ts (the UCR/UEA archive's), or .safetensors (x, labels). A folder
+    /// may hold x.npy and y.npy, or the archive's _TRAIN and _TEST files. All sequences have the same length.
+    #[arg(long, value_name = "auto|mnist|synthetic|DIR|FILE", help_heading = "Data")]
     pub data: Option<Source>,
     /// Folder with MNIST's four files, plain or gz [default: $FUSED_LSTM_DATA_DIR, else the cache folder]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
@@ -91,6 +106,44 @@ pub struct DataArgs {
     /// Fetch nothing from the network
     #[arg(long, help_heading = "Data")]
     pub offline: bool,
+    /// File of test sequences of your own; those of --data are then for training and validation only
+    #[arg(long, value_name = "FILE", help_heading = "Own data")]
+    pub test_data: Option<PathBuf>,
+    /// Column of a CSV or TSV file that holds the label [default: the one named label, class, y or target, else the last]
+    #[arg(long, value_name = "NAME|N", help_heading = "Own data")]
+    pub label_column: Option<LabelColumn>,
+    /// Steps that a line of a CSV or TSV file is cut into; each has an equal part of its numbers
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Own data")]
+    pub steps_per_sequence: Option<usize>,
+    /// Numbers of a line that make up one step [default: 1]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Own data")]
+    pub inputs: Option<usize>,
+}
+
+/// How sequences of the user's own are told apart and brought to one scale.
+#[derive(Args, Clone, Default)]
+pub struct PrepareArgs {
+    /// Shares of your sequences for training, validation and test, of each class alike [default: 80/10/10]
+    #[arg(long, value_name = "A/B/C", help_heading = "Own data")]
+    pub split: Option<Shares>,
+    /// Seed that chooses which sequence is for what [default: 0]
+    #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Own data")]
+    pub split_seed: Option<u64>,
+    /// Bring your numbers to mean 0 and standard deviation 1 [default: feature; none for bytes, which are divided by 255]
+    ///
+    /// The model keeps how, and `eval` and `predict` do the same.
+    #[arg(long, value_enum, help_heading = "Own data")]
+    pub normalize: Option<NormalizeName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NormalizeName {
+    /// Numbers as they are
+    None,
+    /// Each input by the training sequences
+    Feature,
+    /// Each input by the sequence itself
+    Sequence,
 }
 
 #[derive(Args)]
@@ -113,6 +166,13 @@ pub struct DeviceArgs {
     #[arg(long)]
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub no_cache: bool,
+}
+
+impl DeviceArgs {
+    /// The GPU of that number, whose kernels are in f32.
+    pub fn gpu(ordinal: usize, no_cache: bool) -> Self {
+        Self { device: Device::Cuda(ordinal), threads: None, precision: PrecisionName::Auto, no_cache }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -162,6 +222,8 @@ pub enum ProgressStyle {
 pub struct TrainArgs {
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
     #[command(flatten)]
     pub settings: SettingsArgs,
     #[command(flatten)]
@@ -221,6 +283,8 @@ pub struct SettingsArgs {
 pub struct SweepArgs {
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
     /// Seeds 0 to N - 1
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, conflicts_with = "seed", help_heading = "Combinations")]
     pub seeds: Option<u64>,
@@ -291,12 +355,16 @@ pub struct PredictArgs {
     /// Folder with the checkpoint
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; or IDX image files
+    /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; IDX image files; or files of your own
+    /// sequences, as for train's --data, with or without labels
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Which image of an IDX file, counted from 0; may be given more than once
     #[arg(long, value_name = "N", value_parser = from_zero::<usize>, allow_negative_numbers = true, default_value = "0")]
     pub row: Vec<usize>,
+    /// Column of a CSV or TSV file that holds the label, which is passed over [default: as for train]
+    #[arg(long, value_name = "NAME|N")]
+    pub label_column: Option<LabelColumn>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// One JSON object per line on standard output
@@ -324,10 +392,12 @@ pub enum DataCommand {
         #[arg(long, value_enum, default_value = "auto")]
         progress: ProgressStyle,
     },
-    /// Tell where data is looked for and what is there; fetches nothing
+    /// Tell where data is looked for, what is there, and what is wrong with it; fetches nothing
     Info {
         #[command(flatten)]
         data: DataArgs,
+        #[command(flatten)]
+        prepare: PrepareArgs,
         /// One JSON object on standard output
         #[arg(long)]
         json: bool,
@@ -365,13 +435,9 @@ pub enum EngineName {
     Emulator,
 }
 
+/// Sizes of the iterations that are timed.
 #[derive(Args)]
-pub struct BenchArgs {
-    /// What to time
-    #[arg(value_enum)]
-    pub what: BenchName,
-    #[command(flatten)]
-    pub device: DeviceArgs,
+pub struct SizeArgs {
     /// Sequences in an iteration
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub batch_size: usize,
@@ -384,6 +450,17 @@ pub struct BenchArgs {
     /// Inputs of each step
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "28")]
     pub inputs: usize,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to time
+    #[arg(value_enum)]
+    pub what: BenchName,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub sizes: SizeArgs,
     /// How long to measure, in seconds
     #[arg(long, value_name = "S", value_parser = number::<f64>, allow_negative_numbers = true, default_value = "5")]
     pub seconds: f64,
@@ -398,6 +475,20 @@ pub enum BenchName {
     Step,
     /// Evaluation: forward and arg max
     Infer,
+    /// Latencies and rates of a GPU, by kernels that compute nothing; sizes and --seconds mean nothing here
+    Micro,
+}
+
+#[derive(Args)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub sizes: SizeArgs,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -409,6 +500,13 @@ pub struct KernelsArgs {
     /// Write the text given to the compiler, the PTX and the cubin into this folder
     #[arg(long, value_name = "DIR")]
     pub emit: Option<PathBuf>,
+    /// One JSON line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DoctorArgs {
     /// One JSON line on standard output
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! How a model is trained: all that, with the data, determines every bit of it.
 
 use crate::data::Dataset;
+use crate::data::own::OwnData;
 use crate::engine::{Model, State};
 use crate::init::{self, Init};
 use crate::optimizer::Adam;
@@ -20,10 +21,13 @@ pub struct Config {
     pub seed: u64,
     /// Sequences in a batch, B.
     pub batch_size: usize,
-    /// Name of the data set, as in `--data`.
+    /// Name of the data set, as in `--data`, or `own`.
     pub data: String,
     /// Sequences in its training split.
     pub train_sequences: usize,
+    /// Names of the classes and normalisation, of data that is the user's own. Checkpoints of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnData>,
 }
 
 impl Config {
@@ -39,6 +43,7 @@ impl Config {
             batch_size: 128,
             data: data.name.to_owned(),
             train_sequences: data.train.len(),
+            own: data.own.clone(),
         }
     }
 

@@ -167,6 +167,7 @@ impl Fixture {
             train: self.batch.clone(),
             validation: nothing.clone(),
             test: nothing,
+            own: None,
         })
     }
 

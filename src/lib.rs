@@ -33,7 +33,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`data`] | IDX files, MNIST and its download, synthetic digits, pictures, the order of batches |
+//! | [`data`] | IDX files, MNIST and its download, synthetic digits, pictures, [your own files](data::own), the order of batches |
 //! | [`shape`] | sizes, and where each tensor lies in the flat parameters |
 //! | [`engine`] | the seam: what every engine can do |
 //! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |

@@ -46,7 +46,9 @@ fn run(cli: &Cli) -> fused_lstm::Result<u8> {
         Some(Command::Data(args)) => commands::data::run(args)?,
         Some(Command::Verify(args)) => return Ok(commands::verify::run(args)),
         Some(Command::Bench(args)) => commands::bench::run(args)?,
+        Some(Command::Profile(args)) => commands::profile::run(args)?,
         Some(Command::Kernels(args)) => commands::kernels::run(args)?,
+        Some(Command::Doctor(args)) => commands::doctor::run(args)?,
         Some(Command::Completions { shell }) => commands::help::completions(*shell)?,
         Some(Command::Man { dir }) => commands::help::man(dir.as_deref())?,
     }

@@ -130,7 +130,10 @@ fn checkpoint(dims: Dims, seed: u64) -> Checkpoint {
     };
     let adam = Adam { grad_clip: Some(2.5), learning_rate: 0.1 + 0.2, ..Adam::default() };
     let (init, data) = (Init::Xavier, "mnist".into());
-    Checkpoint { config: Config { model, adam, init, seed, batch_size: 7, data, train_sequences: 100 }, state }
+    Checkpoint {
+        config: Config { model, adam, init, seed, batch_size: 7, data, train_sequences: 100, own: None },
+        state,
+    }
 }
 
 const DIMS: Dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };

@@ -877,7 +877,8 @@ fn an_architecture_that_is_none_is_refused() {
 
 #[test]
 fn help_of_every_command() {
-    let commands = "|train|eval|predict|data|data fetch|data info|verify|bench|kernels|completions|man".split('|');
+    let commands =
+        "|train|eval|predict|data|data fetch|data info|verify|bench|profile|kernels|doctor|completions|man".split('|');
     for command in commands {
         for flag in ["-h", "--help"] {
             let run = run(&command.split_whitespace().chain([flag]).collect::<Vec<_>>()).succeeds();

@@ -7,10 +7,11 @@ mod support;
 use fused_lstm::Result;
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::cuda::cache::{Cache, Entry, Key};
-use fused_lstm::cuda::device::{Arg, Buffer, Device, Launch};
+use fused_lstm::cuda::device::{Arg, Buffer, Device, Launch, Limits};
 use fused_lstm::cuda::driver::{self, Driver};
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::variant::Variant;
 use fused_lstm::cuda::{CudaEngine, find, kept, sources};
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::init::{self, Init};
@@ -534,6 +535,14 @@ impl<D: Device> Device for Spy<D> {
 
     fn name(&self) -> String {
         self.device.name()
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        self.device.limits()
+    }
+
+    fn load(&mut self, variant: &Variant) -> Result<()> {
+        self.device.load(variant)
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

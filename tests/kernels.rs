@@ -5,13 +5,16 @@
 
 mod support;
 
+use flate2::{Compression, write::GzEncoder};
 use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sources;
-use fused_lstm::cuda::{find, kept};
+use fused_lstm::cuda::{device::Limits, find, kept, kept_variants, variant::Variant};
+use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
 use support::{Folder, Run, program, run};
@@ -77,6 +80,56 @@ fn every_kernel_keeps_to_the_resources_of_every_architecture() {
             let occupancy = kernels.occupancy(kernel).expect("the limits of these architectures are known");
             assert!(occupancy.blocks >= 2, "{architecture}: {kernel:?} {occupancy:?}");
         }
+    }
+}
+
+/// Families of GPUs that have the persistent kernels' instructions, and the shared memory that a block can have there.
+const AMPERE_ON: [(&str, u32); 6] =
+    [("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_120", 99)];
+
+/// Hidden units and inputs of models that the persistent kernels are held to their limits for: few and many warps, an odd number of
+/// them, weights in shared memory.
+const MODELS: [(usize, usize); 5] = [(16, 7), (128, 28), (128, 31), (144, 28), (192, 28)];
+
+/// A variant and what became of it; none where it does not fit.
+type MadeVariant = Option<(Variant, Kernels)>;
+
+/// The variants of [`MODELS`] that fit on each of [`AMPERE_ON`], compiled; once, for it takes two seconds each.
+fn compiled_variants(nvrtc: &Nvrtc) -> &'static [Vec<MadeVariant>] {
+    static COMPILED: OnceLock<Vec<Vec<MadeVariant>>> = OnceLock::new();
+    let of = |(h, i): (usize, usize), (architecture, kilobytes): (&str, u32)| {
+        let dims = Dims { t: 28, i, p: h, h, k: 10 };
+        let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };
+        let variant = Variant::new(dims, &limits).ok()?;
+        Some((variant, Kernels::compile_variant(nvrtc, &variant, architecture).unwrap()))
+    };
+    COMPILED.get_or_init(|| {
+        MODELS.into_iter().map(|model| AMPERE_ON.into_iter().map(|gpu| of(model, gpu)).collect()).collect()
+    })
+}
+
+#[test]
+fn the_persistent_kernels_keep_to_the_resources_of_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut names = sources::persistent_names();
+    names.sort();
+    for ((h, i), of_model) in MODELS.into_iter().zip(compiled_variants(&nvrtc)) {
+        for ((architecture, kilobytes), made) in AMPERE_ON.into_iter().zip(of_model) {
+            let Some((variant, kernels)) = made else {
+                assert!(h > 128, "{h} hidden units and {i} inputs do not fit on {architecture}");
+                continue;
+            };
+            let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
+            assert_eq!(compiled, names, "{architecture}");
+            for kernel in &kernels.resources {
+                check_resources(kernel, &format!("{architecture}, {variant:?}"));
+            }
+            assert!(variant.shared_bytes(10) <= kilobytes as usize * 1024, "{architecture} {variant:?}");
+            for instruction in ["\tred.", "atom.global.add.f32", "atom.add.f32", "div.approx", "div.full"] {
+                assert!(!kernels.ptx.contains(instruction), "{instruction}");
+            }
+        }
+        assert!(of_model.iter().any(Option::is_some), "{h} hidden units and {i} inputs fit nowhere");
     }
 }
 
@@ -175,7 +228,7 @@ fn is_release(nvrtc: &Nvrtc, kept: &str, file: &str) -> bool {
 }
 
 /// What stands in [`RESOURCES`].
-fn resource_document(release: &str, compiled: &[Kernels]) -> String {
+fn resource_document(release: &str, compiled: &[Kernels], variants: &[Vec<Option<(Variant, Kernels)>>]) -> String {
     let table = |title: &str, cell: &dyn Fn(&Kernels, &Resources) -> String| {
         let mut text = format!("\n## {title}\n\n| kernel | threads | {} |\n", ARCHITECTURES.join(" | "));
         text += &format!("| --- | --- |{}\n", " --- |".repeat(ARCHITECTURES.len()));
@@ -205,7 +258,46 @@ fn resource_document(release: &str, compiled: &[Kernels]) -> String {
             false => "\n## Spills and stack\n\nNone, in any kernel on any of these architectures.\n".into(),
         },
         table("Blocks on a multiprocessor at once, and occupancy", &occupancy),
-    )
+    ) + &persistent_document(variants)
+}
+
+/// What the persistent kernels take: of their largest, which one block of a multiprocessor runs, for all models; of the others for
+/// one.
+fn persistent_document(variants: &[Vec<Option<(Variant, Kernels)>>]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let head = |first: &str| {
+        let names = AMPERE_ON.map(|(architecture, _)| architecture.to_owned());
+        line([first.to_owned()].into_iter().chain(names).collect()) + &line(vec!["---".into(); 1 + AMPERE_ON.len()])
+    };
+    let mut text = String::from(
+        "\n# What the persistent kernels take\n\nNone spills, on any of these architectures.\n\n\
+         ## `persistent_lstm`: registers of a thread; shared memory of a block of 10 classes, in bytes\n\n",
+    );
+    text += &head("H, I, threads");
+    for ((h, i), of_model) in MODELS.into_iter().zip(variants) {
+        let cell = |made: &Option<(Variant, Kernels)>| match made {
+            Some((variant, kernels)) => {
+                let kernel = kernels.resources.iter().find(|kernel| kernel.name == "persistent_lstm");
+                format!("{}; {}", kernel.expect("it is there").registers, variant.shared_bytes(10))
+            }
+            None => "does not fit".into(),
+        };
+        let threads = of_model.iter().flatten().next().map_or(0, |(variant, _)| variant.threads());
+        text += &line([format!("{h}, {i}, {threads}")].into_iter().chain(of_model.iter().map(cell)).collect());
+    }
+    text +=
+        "\n## The others, for H = 128, I = 28: registers of a thread; static shared memory of a block, in bytes\n\n";
+    text += &head("kernel, threads");
+    let of_model = &variants[MODELS.iter().position(|model| *model == (128, 28)).expect("it is among them")];
+    let all: Vec<&Kernels> = of_model.iter().flatten().map(|(_, kernels)| kernels).collect();
+    for (row, kernel) in all[0].resources.iter().enumerate().filter(|(_, kernel)| kernel.name != "persistent_lstm") {
+        let cells = all.iter().map(|kernels| {
+            let Resources { registers, shared, .. } = kernels.resources[row];
+            format!("{registers}; {shared}")
+        });
+        text += &line([format!("`{}`, {}", kernel.name, kernel.threads)].into_iter().chain(cells).collect());
+    }
+    text
 }
 
 /// Lines at which two texts begin to differ.
@@ -235,8 +327,24 @@ fn the_document_tells_the_resources_of_every_kernel() {
     let of = document.split_once("As NVRTC ").and_then(|(_, rest)| rest.split(' ').next());
     let of = of.expect("the document tells its compiler");
     if is_release(&nvrtc, of, RESOURCES) {
-        check_kept(&document, &resource_document(of, compiled(&nvrtc)), RESOURCES);
+        check_kept(&document, &resource_document(of, compiled(&nvrtc), compiled_variants(&nvrtc)), RESOURCES);
     }
+}
+
+#[test]
+fn the_kept_variants_are_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let kept = kept_variants::text().unwrap();
+    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept_variants::PATH) {
+        check_kept(&kept, &kept_variants::make(&nvrtc).unwrap(), kept_variants::PATH);
+    }
+}
+
+fn packed(text: &str) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+    packer.write_all(text.as_bytes()).unwrap();
+    packer.finish().unwrap()
 }
 
 #[test]
@@ -245,7 +353,9 @@ fn renew_the_kept_files() {
     let nvrtc = Nvrtc::open().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
-    fs::write(root.join(RESOURCES), resource_document(&release(&nvrtc), compiled(&nvrtc))).unwrap();
+    fs::write(root.join(kept_variants::PATH), packed(&kept_variants::make(&nvrtc).unwrap())).unwrap();
+    fs::write(root.join(RESOURCES), resource_document(&release(&nvrtc), compiled(&nvrtc), compiled_variants(&nvrtc)))
+        .unwrap();
 }
 
 // ---- without NVRTC ----

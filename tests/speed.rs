@@ -149,3 +149,26 @@ fn a_whole_job_takes_little_more_than_its_steps() {
     println!("1,000 steps {steps:.2} s, whole process {whole:.2} s: {:.2} times", whole / steps);
     assert!(whole <= 1.25 * steps, "{whole:.2} s for {steps:.2} s of steps");
 }
+
+#[test]
+fn the_doctor_takes_less_than_three_seconds() {
+    if skipped() {
+        return;
+    }
+    // A cache of its own, where nothing is kept from earlier, and NVRTC where this machine has one.
+    let cache = tempfile::tempdir().unwrap();
+    let doctor = |_| {
+        let started = Instant::now();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fused-lstm"));
+        let output = command.arg("doctor").env("FUSED_LSTM_CACHE", cache.path()).env_remove("FUSED_LSTM_DATA_DIR");
+        let output = output.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        (started.elapsed(), text)
+    };
+    // The best of three: the machine may be busy.
+    let (fastest, text) = (0..3).map(doctor).min_by_key(|(took, _)| *took).unwrap();
+    println!("doctor {:.2} s\n{text}", fastest.as_secs_f64());
+    // A GPU takes what it takes to start.
+    assert!(text.contains("compute capability") || fastest < Duration::from_secs(3), "{fastest:?}");
+}

@@ -24,7 +24,7 @@ fn data() -> Dataset {
         Sequences::new(2, 3, Values::U8 { bytes, scale: 1.0 / 255.0 }, labels)
     };
     let (train, validation, test) = (part(22, 0), part(5, 1), part(3, 2));
-    Dataset { description: "a few numbers".into(), name: "mnist", classes: 5, train, validation, test }
+    Dataset { description: "a few numbers".into(), name: "mnist", classes: 5, train, validation, test, own: None }
 }
 
 fn config() -> Config {

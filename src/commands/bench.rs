@@ -1,8 +1,8 @@
-//! `fused-lstm bench`: whole iterations, on data in memory.
+//! `fused-lstm bench step` and `infer`: whole iterations, on data in memory. `micro` is in a file of its own.
 
 use super::device::Chosen;
 use super::output::{line, thousands};
-use crate::cli::{BenchArgs, BenchName};
+use crate::cli::{BenchArgs, BenchName, SizeArgs};
 use fused_lstm::data::batches::Order;
 use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Model, State};
@@ -30,30 +30,34 @@ const FEWEST: usize = 5;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    match args.what {
+        BenchName::Step => iterations(args, "step", true),
+        BenchName::Infer => iterations(args, "infer", false),
+        BenchName::Micro => super::micro::run(args),
+    }
+}
+
+/// Whole iterations, of training or of evaluation only.
+fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
     let device = Chosen::open(&args.device)?;
     if !(args.seconds > 0.0 && args.seconds <= MOST_SECONDS) {
         let found = format!("it is not between 0 and {MOST_SECONDS}");
         return Err(Error::usage(format!("--seconds {:?}", args.seconds), found, "give a number such as 5"));
     }
-    let (t, i, h) = (args.steps_per_sequence, args.inputs, args.hidden);
-    let dims = Dims { t, i, p: h, h, k: CLASSES };
-    let flags = format!("--batch-size {} --steps-per-sequence {t} --inputs {i} --hidden {h}", args.batch_size);
-    let batch = [t, size_of::<f32>(), i.saturating_add(h.saturating_mul(NUMBERS_KEPT))];
-    let batch = batch.into_iter().fold(args.batch_size, usize::saturating_mul);
-    super::check_sizes(dims, flags, batch)?;
-    let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(args.batch_size);
-    let data = Arc::new(data(dims, sequences));
-    let mut engine = device.engine(Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone())?;
+    let (model, data) = prepare(&args.sizes)?;
+    let dims = model.dims;
+    let (batch, Dims { t, i, h, .. }) = (args.sizes.batch_size, dims);
+    let mut engine = device.engine(model, Adam::default(), data.clone())?;
     engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 0)))?;
     let mut order = Order::new(data.train.len(), 0);
     let mut place = 0;
     let mut iteration = || -> Result<Duration> {
-        let rows = order.rows(place, args.batch_size);
-        place += args.batch_size as u64;
+        let rows = order.rows(place, batch);
+        place += batch as u64;
         let started = Instant::now();
-        match args.what {
-            BenchName::Step => drop(engine.train_steps(&rows, args.batch_size)?),
-            BenchName::Infer => drop(engine.evaluate(Split::Train, &rows)?),
+        match trains {
+            true => drop(engine.train_steps(&rows, batch)?),
+            false => drop(engine.evaluate(Split::Train, &rows)?),
         }
         Ok(started.elapsed())
     };
@@ -69,11 +73,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     times.sort_by(f64::total_cmp);
     let quantile = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
     let (median, p10, p90) = (quantile(0.5), quantile(0.1), quantile(0.9));
-    let speed = args.batch_size as f64 * 1e3 / median;
-    let what = match args.what {
-        BenchName::Step => "step",
-        BenchName::Infer => "infer",
-    };
+    let speed = batch as f64 * 1e3 / median;
     let device = engine.device();
     let precision = engine.precision();
     if args.json {
@@ -85,7 +85,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             "device": device,
             "threads": engine.threads(),
             "dtype": dtype,
-            "B": args.batch_size, "T": t, "I": i, "H": h,
+            "B": batch, "T": t, "I": i, "H": h,
             "ms_per_iter_median": round(median, 1e5),
             "p10": round(p10, 1e5),
             "p90": round(p90, 1e5),
@@ -94,12 +94,24 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         });
         return line(&result.to_string());
     }
-    line(&format!("{what}: B {}, T {t}, I {i}, H {h}, {precision}; {device}", args.batch_size))?;
+    line(&format!("{what}: B {batch}, T {t}, I {i}, H {h}, {precision}; {device}"))?;
     line(&format!(
         "{median:.3} ms an iteration (p10 {p10:.3}, p90 {p90:.3}), {} samples/s, {} iterations",
         thousands(speed as u64),
         times.len()
     ))
+}
+
+/// The model of those sizes, and data for it.
+pub fn prepare(sizes: &SizeArgs) -> Result<(Model, Arc<Dataset>)> {
+    let SizeArgs { batch_size, hidden: h, steps_per_sequence: t, inputs: i } = *sizes;
+    let dims = Dims { t, i, p: h, h, k: CLASSES };
+    let flags = format!("--batch-size {batch_size} --steps-per-sequence {t} --inputs {i} --hidden {h}");
+    let batch = [t, size_of::<f32>(), i.saturating_add(h.saturating_mul(NUMBERS_KEPT))];
+    let batch = batch.into_iter().fold(batch_size, usize::saturating_mul);
+    super::check_sizes(dims, flags, batch)?;
+    let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(batch_size);
+    Ok((Model { dims, forget_bias: 1.0 }, Arc::new(data(dims, sequences))))
 }
 
 fn data(dims: Dims, n: usize) -> Dataset {
@@ -122,5 +134,6 @@ fn data(dims: Dims, n: usize) -> Dataset {
         train,
         validation: none.clone(),
         test: none,
+        own: None,
     }
 }

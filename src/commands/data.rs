@@ -2,10 +2,11 @@
 
 use super::output::{event, line, thousands};
 use super::progress::Shown;
-use crate::cli::{DataArgs, DataCommand, DataCommandArgs, ProgressStyle};
+use crate::cli::{DataArgs, DataCommand, DataCommandArgs, PrepareArgs, ProgressStyle};
 use fused_lstm::Result;
-use fused_lstm::data::{Dataset, Split, download};
+use fused_lstm::data::{Dataset, Split, Values, download, own};
 use serde_json::json;
+use std::path::Path;
 
 /// Runs the command.
 pub fn run(args: &DataCommandArgs) -> Result<()> {
@@ -20,15 +21,18 @@ pub fn run(args: &DataCommandArgs) -> Result<()> {
             fetcher.fetch(&folder, &Shown::new(*progress, false))?;
             line(&format!("MNIST's four files are in {}", folder.display()))
         }
-        DataCommand::Info { data, json } => info(data, *json),
+        DataCommand::Info { data, prepare, json } => info(data, prepare, *json),
     }
 }
 
-fn info(args: &DataArgs, json: bool) -> Result<()> {
+fn info(args: &DataArgs, prepare: &PrepareArgs, json: bool) -> Result<()> {
+    if let Some(path) = super::own_path(args) {
+        return own_info(path, super::own_options(args, prepare), json);
+    }
     // Looks, but fetches nothing.
-    let args = DataArgs { data: args.data.clone(), data_dir: args.data_dir.clone(), offline: true };
+    let args = DataArgs { offline: true, ..args.clone() };
     let cache = download::mnist_dir()?;
-    let data = super::dataset(&args, None, &Shown::new(ProgressStyle::None, false))?;
+    let data = super::prepared(&args, prepare, None, &Shown::new(ProgressStyle::None, false))?;
     if json {
         let splits: serde_json::Map<_, _> = SPLITS
             .iter()
@@ -57,6 +61,58 @@ fn info(args: &DataArgs, json: bool) -> Result<()> {
         line(&format!("{name:<12}{n:>6} sequences; of each class{counts}"))?;
     }
     line(&format!("cache       {}", cache.display()))
+}
+
+/// What there is to know of the user's own data before training: its numbers as they stand in the file.
+fn own_info(path: &Path, options: own::Options, json: bool) -> Result<()> {
+    let options = own::Options { lenient: true, normalize: Some(own::Normalize::None), ..options };
+    let data = own::load(path, &options, None)?;
+    let own::Inspection { range, problems } = own::Inspection::of(&data);
+    let is_bytes = matches!(data.train.values(), Values::U8 { .. });
+    if json {
+        let splits = SPLITS.iter().map(|&(name, split)| {
+            let counts =
+                counts(&data, split).into_iter().enumerate().map(|(class, n)| json!([data.class_name(class), n]));
+            let counts = counts.collect::<Vec<_>>();
+            (name.to_owned(), json!({ "sequences": data.split(split).len(), "class_counts": counts }))
+        });
+        return event(
+            "data",
+            json!({
+                "data": data.name,
+                "description": data.description,
+                "steps_per_sequence": data.train.t(),
+                "inputs": data.train.i(),
+                "classes": data.classes,
+                "splits": splits.collect::<serde_json::Map<_, _>>(),
+                "bytes": is_bytes,
+                "min": range.map(|[min, ..]| min),
+                "max": range.map(|[_, max, _]| max),
+                "mean": range.map(|[.., mean]| mean),
+                "problems": problems,
+            }),
+        );
+    }
+    line(&format!("data        {}", data.description))?;
+    line(&format!("sequence    {} steps of {} inputs, {} classes", data.train.t(), data.train.i(), data.classes))?;
+    let kind = if is_bytes { "bytes" } else { "numbers" };
+    if let Some([min, max, mean]) = range {
+        // As short as single precision can be told.
+        let (min, max) = (min as f32, max as f32);
+        line(&format!("{kind:<12}from {min} to {max}, mean {mean:.4}"))?;
+    }
+    line(&format!("{:<16}{:>10}{:>12}{:>10}", "class", "train", "validation", "test"))?;
+    let all = SPLITS.map(|(_, split)| counts(&data, split));
+    for class in 0..data.classes {
+        let [train, validation, test] = all.each_ref().map(|counts| thousands(counts[class] as u64));
+        line(&format!("{:<16}{train:>10}{validation:>12}{test:>10}", data.class_name(class)))?;
+    }
+    let [train, validation, test] = SPLITS.map(|(_, split)| thousands(data.split(split).len() as u64));
+    line(&format!("{:<16}{train:>10}{validation:>12}{test:>10}", "all"))?;
+    for problem in &problems {
+        line(&format!("problem     {problem}"))?;
+    }
+    if problems.is_empty() { line("no problem found") } else { Ok(()) }
 }
 
 const SPLITS: [(&str, Split); 3] = [("train", Split::Train), ("validation", Split::Validation), ("test", Split::Test)];

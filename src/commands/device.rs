@@ -20,7 +20,7 @@ pub enum Chosen {
         isa: Isa,
     },
     #[cfg(feature = "cuda")]
-    Cuda(Box<Driver>),
+    Cuda { driver: Box<Driver>, precision: Precision },
 }
 
 impl Chosen {
@@ -40,7 +40,9 @@ impl Chosen {
         Ok(match self {
             Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
-            Self::Cuda(driver) => Box::new(CudaEngine::new(*driver, model, adam, data)?),
+            Self::Cuda { driver, precision } => {
+                Box::new(CudaEngine::with_precision(*driver, model, adam, data, precision)?)
+            }
         })
     }
 }
@@ -58,13 +60,13 @@ impl From<PrecisionName> for Precision {
 /// Refuses what the CUDA engine does not have.
 #[cfg(feature = "cuda")]
 pub fn gpu_precision(precision: Precision) -> Result<()> {
-    if precision == Precision::F32 {
+    if precision != Precision::Tf32 {
         return Ok(());
     }
     Err(fused_lstm::Error::Device {
         device: format!("--precision {precision}"),
-        found: "the CUDA engine multiplies in f32 only".into(),
-        remedy: "use --precision f32, or --device cpu for bf16".into(),
+        found: "the CUDA engine has no products of tf32 yet".into(),
+        remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
     })
 }
 
@@ -77,9 +79,10 @@ fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
         }
         other => other,
     })?;
-    gpu_precision(args.precision.into())?;
+    let precision = args.precision.into();
+    gpu_precision(precision)?;
     driver.notes().iter().for_each(|text| super::progress::note(text));
-    Ok(Chosen::Cuda(Box::new(driver)))
+    Ok(Chosen::Cuda { driver: Box::new(driver), precision })
 }
 
 #[cfg(feature = "cuda")]

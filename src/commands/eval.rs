@@ -18,7 +18,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     // A broken checkpoint is told before data is looked for.
     let (config, _) = Checkpoint::load_model(&args.model)?;
     let device = Chosen::open(&args.device)?;
-    let data = super::dataset(&args.data, Some(&config.data), &progress)?;
+    let data = super::dataset(&args.data, Some(&config), &progress)?;
     let (_, mut engine) = super::load_model(&args.model, device, Some(data.clone()))?;
     let (name, split) = match args.split {
         SplitName::Train => ("train", Split::Train),
@@ -46,6 +46,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
                 "seconds": took,
                 "device": engine.device(),
                 "data": data.name,
+                "class_names": confusion.classes().map(|k| data.class_name(k)).collect::<Vec<_>>(),
                 "confusion": confusion.counts,
                 "precision": confusion.classes().map(|k| confusion.precision(k)).collect::<Vec<_>>(),
                 "recall": confusion.classes().map(|k| confusion.recall(k)).collect::<Vec<_>>(),
@@ -56,11 +57,12 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         line(&format!("data        {}", data.description))?;
         line(&format!("device      {}", engine.device()))?;
         line("")?;
-        confusion.print()?;
+        let names: Vec<_> = confusion.classes().map(|k| data.class_name(k)).collect();
+        confusion.print(&names)?;
         line("")?;
     }
     let n = thousands(rows.len() as u64);
-    line(&format!("{name:<12}accuracy {}, loss {:.4} ({n} images)", percent(quality.accuracy), quality.loss))
+    line(&format!("{name:<12}accuracy {}, loss {:.4} ({n} {})", percent(quality.accuracy), quality.loss, data.noun()))
 }
 
 /// How often each class was taken for each other.
@@ -92,16 +94,29 @@ impl Confusion {
         ratio(self.counts[k][k], self.counts[k].iter().sum())
     }
 
-    fn print(&self) -> Result<()> {
-        let head: String = self.classes().map(|k| format!("{k:>6}")).collect();
-        line(&format!("class{head}   precision    recall"))?;
+    fn print(&self, names: &[String]) -> Result<()> {
+        let names: Vec<String> = names.iter().map(|name| shortened(name)).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        // As wide as numbers need at least, and one more than the longest name.
+        let (first, each) = (width.max(5), (width + 1).max(6));
+        let head: String = names.iter().map(|name| format!("{name:>each$}")).collect();
+        line(&format!("{:<first$}{head}   precision    recall", "class"))?;
         let share = |share: Option<f64>| share.map_or("-".into(), percent);
         for k in self.classes() {
-            let row: String = self.counts[k].iter().map(|n| format!("{n:>6}")).collect();
-            line(&format!("{k:>5}{row}{:>12}{:>10}", share(self.precision(k)), share(self.recall(k))))?;
+            let row: String = self.counts[k].iter().map(|n| format!("{n:>each$}")).collect();
+            line(&format!("{:>first$}{row}{:>12}{:>10}", names[k], share(self.precision(k)), share(self.recall(k))))?;
         }
         line("(rows: what it is; columns: what it was taken for)")
     }
+}
+
+/// A name that a column has room for.
+fn shortened(name: &str) -> String {
+    const MOST: usize = 14;
+    if name.chars().count() <= MOST {
+        return name.to_owned();
+    }
+    name.chars().take(MOST - 1).chain(['…']).collect()
 }
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {

@@ -3,10 +3,13 @@
 pub mod bench;
 pub mod data;
 mod device;
+pub mod doctor;
 pub mod eval;
 pub mod help;
 pub mod kernels;
+pub mod micro;
 pub mod predict;
+pub mod profile;
 pub mod sweep;
 pub mod train;
 pub mod verify;
@@ -17,10 +20,11 @@ mod progress;
 pub use output::written;
 pub use progress::complain;
 
-use crate::cli::DataArgs;
+use crate::cli::{DataArgs, NormalizeName, PrepareArgs};
 use device::Chosen;
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
+use fused_lstm::data::own;
 use fused_lstm::data::source::{self, Source};
 use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
@@ -71,8 +75,44 @@ fn data_dir_from_environment() -> Option<PathBuf> {
     std::env::var_os(DATA_DIR).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
-/// The data set that the flags name; else the `trained_on` of a checkpoint, else the automatic choice.
-fn dataset(args: &DataArgs, trained_on: Option<&str>, progress: &dyn Progress) -> Result<Arc<Dataset>> {
+/// The data set that the flags name; else what a checkpoint was trained on, else the automatic choice.
+fn dataset(args: &DataArgs, trained: Option<&Config>, progress: &dyn Progress) -> Result<Arc<Dataset>> {
+    prepared(args, &PrepareArgs::default(), trained, progress)
+}
+
+/// The same where the user may say how data is prepared.
+fn prepared(
+    args: &DataArgs,
+    prepare: &PrepareArgs,
+    trained: Option<&Config>,
+    progress: &dyn Progress,
+) -> Result<Arc<Dataset>> {
+    if let Some(path) = own_path(args) {
+        let known = trained.and_then(|config| config.own.as_ref());
+        let mut options = own_options(args, prepare);
+        if let Some(config) = trained.filter(|_| known.is_some() && options.steps.is_none()) {
+            // Tables are cut as those that the model was trained on.
+            options.inputs = options.inputs.or(Some(config.model.dims.i));
+        }
+        return Ok(Arc::new(own::load(path, &options, known)?));
+    }
+    let flags = [
+        ("--test-data", args.test_data.is_some()),
+        ("--label-column", args.label_column.is_some()),
+        ("--steps-per-sequence", args.steps_per_sequence.is_some()),
+        ("--inputs", args.inputs.is_some()),
+        ("--split", prepare.split.is_some()),
+        ("--split-seed", prepare.split_seed.is_some()),
+        ("--normalize", prepare.normalize.is_some()),
+    ];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| *given) {
+        return Err(Error::usage(*flag, "it is for files of your own", "name one with --data, or leave the flag out"));
+    }
+    let trained_on = trained.map(|config| config.data.as_str());
+    if trained_on == Some(own::NAME) && args.data.is_none() && args.data_dir.is_none() {
+        let found = "the model was trained on a file of its user's, which it does not name";
+        return Err(Error::usage("--data", found, "name the file with --data"));
+    }
     let source = args.data.clone().unwrap_or_else(|| match trained_on {
         Some("synthetic") if args.data_dir.is_none() => Source::Synthetic,
         Some("mnist") => Source::Mnist,
@@ -82,6 +122,31 @@ fn dataset(args: &DataArgs, trained_on: Option<&str>, progress: &dyn Progress) -
     let is_mnist = matches!(source, Source::Auto | Source::Mnist);
     let folder = args.data_dir.clone().or_else(|| data_dir_from_environment().filter(|_| is_mnist));
     Ok(Arc::new(source::load(&source, folder.as_deref(), args.offline, progress)?))
+}
+
+/// The file or folder of the user's own sequences, if `--data` names one.
+fn own_path(args: &DataArgs) -> Option<&Path> {
+    match &args.data {
+        Some(Source::Folder(path)) if args.data_dir.is_none() && own::is_own(path) => Some(path),
+        _ => None,
+    }
+}
+
+fn own_options(args: &DataArgs, prepare: &PrepareArgs) -> own::Options {
+    own::Options {
+        test: args.test_data.clone(),
+        label_column: args.label_column.clone(),
+        steps: args.steps_per_sequence,
+        inputs: args.inputs,
+        split: prepare.split,
+        split_seed: prepare.split_seed,
+        normalize: prepare.normalize.map(|name| match name {
+            NormalizeName::None => own::Normalize::None,
+            NormalizeName::Feature => own::Normalize::Feature,
+            NormalizeName::Sequence => own::Normalize::Sequence,
+        }),
+        lenient: false,
+    }
 }
 
 /// A model from a checkpoint that is to run on `data`.
@@ -130,5 +195,6 @@ fn nothing(model: Model) -> Dataset {
         train: none.clone(),
         validation: none.clone(),
         test: none,
+        own: None,
     }
 }

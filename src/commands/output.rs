@@ -48,6 +48,11 @@ pub fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
+/// `0.00012` as `1.2e-4`, and a plain zero as `0`.
+pub fn scientific(value: f64, digits: usize) -> String {
+    if value == 0.0 { "0".into() } else { format!("{value:.digits$e}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Event, thousands};

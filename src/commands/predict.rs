@@ -1,10 +1,12 @@
-//! `fused-lstm predict`: what a checkpoint takes pictures for.
+//! `fused-lstm predict`: what a checkpoint takes pictures and other sequences for.
 
 use super::device::Chosen;
 use super::output::{event, line, percent};
 use crate::cli::PredictArgs;
-use fused_lstm::data::{Sequences, Values, idx, picture};
+use fused_lstm::config::Config;
+use fused_lstm::data::{Sequences, Values, idx, own, picture};
 use fused_lstm::engine::{Engine, Model};
+use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use serde_json::json;
 use std::fs::File;
@@ -17,11 +19,17 @@ const TOP: usize = 3;
 /// Runs the command and returns the exit code. A file that cannot be used does not keep the others from being classified.
 pub fn run(args: &PredictArgs) -> Result<u8> {
     let (config, mut engine) = super::load_model(&args.model, Chosen::open(&args.device)?, None)?;
-    Ok(super::each(&args.files, |file| predict(args, config.model, engine.as_mut(), file)))
+    Ok(super::each(&args.files, |file| predict(args, &config, engine.as_mut(), file)))
 }
 
-fn predict(args: &PredictArgs, model: Model, engine: &mut dyn Engine, file: &Path) -> Result<()> {
-    if is_idx(file) {
+fn predict(args: &PredictArgs, config: &Config, engine: &mut dyn Engine, file: &Path) -> Result<()> {
+    let model = config.model;
+    if own::is_own_file(file) {
+        predict_own(args, config, engine, file)
+    } else if config.own.is_some() && !is_idx(file) {
+        let found = "the model was trained on sequences of its user's, and this is no file of such";
+        Err(Error::data(file, found, "give a .npz, .npy, .csv, .tsv, .ts or .safetensors file"))
+    } else if is_idx(file) {
         let images = idx::read_images(file)?;
         check_shape(args, model, (images.t, images.i))?;
         let n = images.t * images.i;
@@ -40,6 +48,41 @@ fn predict(args: &PredictArgs, model: Model, engine: &mut dyn Engine, file: &Pat
         check_shape(args, model, (28, 28))?;
         show(args, model, engine, file, None, picture::read_digit(file)?)
     }
+}
+
+/// A line for each sequence of a file.
+fn predict_own(args: &PredictArgs, config: &Config, engine: &mut dyn Engine, file: &Path) -> Result<()> {
+    let Dims { t, i, k, .. } = config.model.dims;
+    let read = own::read_for(file, args.label_column.as_ref(), (t, i), config.own.as_ref())?;
+    let name = |class: usize| match &config.own {
+        Some(own) => own.class_names[class].clone(),
+        None => class.to_string(),
+    };
+    let probabilities = engine.predict(&read.sequences)?;
+    for (sequence, shares) in probabilities.chunks_exact(k).enumerate() {
+        let ranked = ranked(shares);
+        let (best, share) = ranked[0];
+        let at = read.lines.as_ref().map(|lines| lines[sequence]);
+        if args.json {
+            let top: Vec<_> =
+                ranked.iter().map(|&(class, p)| json!({ "class": name(class), "probability": p })).collect();
+            let file = file.display().to_string();
+            let fields = json!({ "file": file, "sequence": sequence, "line": at, "class": name(best), "top": top });
+            event("prediction", fields)?;
+        } else {
+            let place = at.map_or_else(|| format!("sequence {sequence}"), |line| format!("line {line}"));
+            line(&format!("{} {place}: {} ({})", file.display(), name(best), percent(share)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The likeliest classes and their probabilities, the best first.
+fn ranked(probabilities: &[f32]) -> Vec<(usize, f64)> {
+    let mut ranked: Vec<(usize, f64)> = probabilities.iter().map(|&p| p.into()).enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranked.truncate(TOP);
+    ranked
 }
 
 fn check_shape(args: &PredictArgs, model: Model, (t, i): (usize, usize)) -> Result<()> {
@@ -71,9 +114,7 @@ fn show(
 ) -> Result<()> {
     let values = Values::U8 { bytes, scale: 1.0 / 255.0 };
     let probabilities = engine.predict(&Sequences::new(model.dims.t, model.dims.i, values, vec![0]))?;
-    let mut ranked: Vec<(usize, f64)> = probabilities.iter().map(|&p| p.into()).enumerate().collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    ranked.truncate(TOP);
+    let ranked = ranked(&probabilities);
     if args.json {
         let top: Vec<_> = ranked.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect();
         let file = file.display().to_string();

@@ -51,7 +51,7 @@ struct Done {
 pub fn run(args: &SweepArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
     let side = Side::open(args)?;
-    let data = super::dataset(&args.data, None, &progress)?;
+    let data = super::prepared(&args.data, &args.prepare, None, &progress)?;
     let mut runs = runs(args, &data)?;
     prepare(&args.out)?;
     interruptible()?;
@@ -92,7 +92,7 @@ impl<'a> Side<'a> {
             Chosen::Cpu { threads: 0, isa } => Self { args, workers: cores(), cpu: Some(isa) },
             Chosen::Cpu { threads, isa } => Self { args, workers: threads, cpu: Some(isa) },
             #[cfg(feature = "cuda")]
-            Chosen::Cuda(_) => Self { args, workers: 1, cpu: None },
+            Chosen::Cuda { .. } => Self { args, workers: 1, cpu: None },
         })
     }
 

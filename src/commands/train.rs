@@ -35,8 +35,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     // That folder is made ready last: a wrong flag, missing data or too small a GPU leaves no trace of it.
 
     let started = Instant::now();
-    let trained_on = resumed.as_ref().map(|checkpoint| checkpoint.config.data.as_str());
-    let data = super::dataset(&args.data, trained_on, &progress)?;
+    let trained = resumed.as_ref().map(|checkpoint| &checkpoint.config);
+    let data = super::prepared(&args.data, &args.prepare, trained, &progress)?;
     let data_time = started.elapsed();
 
     let set_up = Instant::now();
@@ -85,7 +85,7 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
     let before = resumed.map(|(_, checkpoint)| &checkpoint.config);
     let fresh = Config::new(data, args.hidden.unwrap_or(DEFAULT_HIDDEN));
     let mut config = before.cloned().unwrap_or_else(|| fresh.clone());
-    (config.data, config.train_sequences) = (fresh.data, fresh.train_sequences);
+    (config.data, config.train_sequences, config.own) = (fresh.data, fresh.train_sequences, fresh.own);
     let Dims { t, i, p, h, k } = fresh.model.dims;
     let dims = &mut config.model.dims;
     (dims.t, dims.i, dims.k) = (t, i, k);
@@ -282,7 +282,12 @@ impl Report<'_> {
         }
         let quality = |name: &str, split: Split, report: &EvalReport| {
             let n = thousands(data.split(split).len() as u64);
-            line(&format!("{name:<12}accuracy {}, loss {:.4} ({n} images)", percent(report.accuracy), report.loss))
+            line(&format!(
+                "{name:<12}accuracy {}, loss {:.4} ({n} {})",
+                percent(report.accuracy),
+                report.loss,
+                data.noun()
+            ))
         };
         quality("validation", Split::Validation, validation)?;
         quality("test", Split::Test, test)?;

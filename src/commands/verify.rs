@@ -1,7 +1,7 @@
 //! `fused-lstm verify`: does an engine compute what a fixture expects?
 
 use super::device::Chosen;
-use super::output::line;
+use super::output::{line, scientific};
 use crate::cli::{Device, DeviceArgs, EngineName, VerifyArgs};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
@@ -109,7 +109,7 @@ fn emulator(precision: Precision, model: Model, adam: Adam, data: Arc<Dataset>) 
     super::device::gpu_precision(precision).map_err(engine_flag)?;
     use fused_lstm::cuda::{CudaEngine, emulated::Emulated, kept};
     let device = Emulated::new(kept::ptx(), Default::default())?;
-    Ok(Box::new(CudaEngine::new(device, model, adam, data)?))
+    Ok(Box::new(CudaEngine::with_precision(device, model, adam, data, precision)?))
 }
 
 #[cfg(not(feature = "emulator"))]
@@ -119,11 +119,6 @@ fn emulator(_: Precision, _: Model, _: Adam, _: Arc<Dataset>) -> Result<Box<dyn 
         found: "this program was built without the emulator".into(),
         remedy: "build it with `cargo build --release --features emulator`".into(),
     })
-}
-
-/// `0.00012` as `1.2e-4`, and a plain zero as `0`.
-fn scientific(value: f64, digits: usize) -> String {
-    if value == 0.0 { "0".into() } else { format!("{value:.digits$e}") }
 }
 
 fn failure(path: &Path, mut outside: Vec<&str>) -> String {

@@ -110,6 +110,33 @@ impl Cache {
         Ok(Self::new(download::cache_dir()?.join("kernels")))
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes the folder, and in it a file that it removes again: whether [`Cache::put`] could.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the folder cannot be made or written to.
+    pub fn check_writable(&self) -> Result<()> {
+        self.make()?;
+        let (part, mut file) = self.part("trial").map_err(self.told("write into the folder"))?;
+        // A full disk takes the name of a file, but not its content.
+        let written = file.write_all(FORM.as_bytes());
+        let removed = fs::remove_file(part);
+        written.and(removed).map_err(self.told("write into the folder"))
+    }
+
+    /// Number of entries, and their bytes.
+    pub fn entries(&self) -> (usize, u64) {
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entries = files.filter(|file| ends_with(&file.path(), ENTRY));
+        let lengths = entries.map(|file| file.metadata().map_or(0, |about| about.len()));
+        lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length))
+    }
+
     /// The entry under `key`, if it is there and whole.
     pub fn get(&self, key: &Key) -> Option<Entry> {
         let file = File::open(self.folder.join(key.file_name())).ok()?;
@@ -124,25 +151,37 @@ impl Cache {
     ///
     /// [`Error::Io`] if the folder cannot be made or written to; what was there is then still there.
     pub fn put(&self, key: &Key, entry: &Entry) -> Result<()> {
-        let told = |action| move |error| Error::io(&self.folder, action, error, REMEDY);
-        fs::create_dir_all(&self.folder).map_err(told("create the folder"))?;
-        self.write(key, &entry.to_bytes(key)).map_err(told("write into the folder"))?;
+        self.make()?;
+        self.write(key, &entry.to_bytes(key)).map_err(self.told("write into the folder"))?;
         self.tidy();
         Ok(())
     }
 
-    fn write(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
+    fn told(&self, action: &'static str) -> impl Fn(io::Error) -> Error {
+        move |error| Error::io(&self.folder, action, error, REMEDY)
+    }
+
+    fn make(&self) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(self.told("create the folder"))
+    }
+
+    /// A new file that is not an entry yet.
+    fn part(&self, name: &str) -> io::Result<(PathBuf, File)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Processes of several machines may share the folder and have one number; so a name may be taken.
-        let (part, mut file) = loop {
+        loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let part = self.folder.join(format!("{}-{}-{count}{PART}", key.architecture, process::id()));
+            let part = self.folder.join(format!("{name}-{}-{count}{PART}", process::id()));
             match File::create_new(&part) {
-                Ok(file) => break (part, file),
+                Ok(file) => return Ok((part, file)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-        };
+        }
+    }
+
+    fn write(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
+        let (part, mut file) = self.part(&key.architecture)?;
         let written = file.write_all(bytes).and_then(|()| fs::rename(&part, self.folder.join(key.file_name())));
         written.inspect_err(|_| drop(fs::remove_file(&part)))
     }

@@ -3,6 +3,7 @@
 //! Two devices stand behind it: the driver of a real GPU, and the emulator that runs the same kernels' PTX with no GPU. So
 //! launch shapes and the order of arguments are tested wherever the tests run.
 
+use super::variant::Variant;
 use crate::error::Result;
 use bytemuck::Pod;
 use std::marker::PhantomData;
@@ -36,6 +37,17 @@ pub struct Launch<'a> {
     pub args: &'a [Arg],
 }
 
+/// What a plan must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Compute capability: (9, 0) of `sm_90`.
+    pub capability: (u32, u32),
+    /// Shared memory that a block can have, in bytes.
+    pub shared: u32,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+}
+
 /// A GPU, real or emulated. Everything that it is told to do is done in that order, later than the call returns.
 pub trait Device {
     /// Memory on the device; dropping it gives it back.
@@ -45,6 +57,20 @@ pub trait Device {
 
     /// One line for the user: what device this is.
     fn name(&self) -> String;
+
+    /// Its limits.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    fn limits(&self) -> Result<Limits>;
+
+    /// Makes the persistent kernels of a variant ready; those of another one that was loaded before are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Device`] if there is nothing to compile them with; [`crate::Error::Failed`] if they are rejected.
+    fn load(&mut self, variant: &Variant) -> Result<()>;
 
     /// Bytes that can still be allocated; none where nobody knows.
     ///

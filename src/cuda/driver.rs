@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::device::{Arg, Device, Launch};
+use super::device::{Arg, Device, Launch, Limits};
 use super::program::{Code, Origin, Program};
 use super::sources;
+use super::variant::Variant;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
@@ -30,6 +31,7 @@ const UNASKED_SHARED: u32 = 48 * 1024;
 
 /// What to do where no GPU can be used.
 const NO_GPU: &str = "use --device cpu, or install NVIDIA's driver";
+const KNOWS_NO_GPU: &str = "the driver is there, but it knows no GPU";
 
 /// Every call of the driver that is made here: one that is not there must be told before, for cudarc panics at it. The
 /// youngest, `cuGraphInstantiateWithFlags`, came with CUDA 11.4.
@@ -96,6 +98,22 @@ impl Gpu {
     pub fn architecture(&self) -> String {
         format!("sm_{}{}", self.capability.0, self.capability.1)
     }
+
+    /// Whether the kernels can be compiled for it.
+    pub fn is_new_enough(&self) -> bool {
+        self.capability >= OLDEST_CAPABILITY
+    }
+}
+
+/// Whether the driver's library can be opened.
+pub fn is_there() -> bool {
+    // SAFETY: opens the library and looks for nothing in it.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Whether an error of [`gpus`] says that the driver works and knows no GPU.
+pub fn knows_no_gpu(error: &Error) -> bool {
+    matches!(error, Error::Device { found, .. } if found == KNOWS_NO_GPU)
 }
 
 /// The driver's version, as `cuDriverGetVersion` counts: 13000 of CUDA 13.0.
@@ -171,7 +189,7 @@ pub fn gpus() -> Result<Vec<Gpu>> {
     version()?;
     let none = |error: DriverError| match error.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => {
-            no_gpu("cuda", "the driver is there, but it knows no GPU", "use --device cpu, or run nvidia-smi to see why")
+            no_gpu("cuda", KNOWS_NO_GPU, "use --device cpu, or run nvidia-smi to see why")
         }
         _ => failed("cuda", "start the driver", error),
     };
@@ -266,12 +284,27 @@ fn is_rejection(error: DriverError) -> bool {
     )
 }
 
+/// Looks for kernels of a module by their names.
+fn find_functions(
+    functions: &mut HashMap<&'static str, CudaFunction>,
+    module: &Arc<CudaModule>,
+    names: &[&'static str],
+    device: &str,
+) -> Result<()> {
+    for &name in names {
+        let function = module.load_function(name).map_err(|e| failed(device, &format!("find kernel {name}"), e))?;
+        functions.insert(name, function);
+    }
+    Ok(())
+}
+
 /// A real GPU.
 pub struct Driver {
     gpu: Gpu,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
+    use_cache: bool,
     origin: Origin,
     compiler: String,
     notes: Vec<String>,
@@ -310,13 +343,19 @@ impl Driver {
         let program = Program::load(&gpu.architecture(), use_cache)?;
         let (module, program) = load(&context, &gpu, program)?;
         let mut functions = HashMap::new();
-        for name in sources::names() {
-            let function =
-                module.load_function(name).map_err(|e| failed(&device, &format!("find kernel {name}"), e))?;
-            functions.insert(name, function);
-        }
+        find_functions(&mut functions, &module, &sources::names(), &device)?;
         let Program { origin, compiler, notes, .. } = program;
-        Ok(Self { gpu, context, stream, functions, origin, compiler, notes })
+        Ok(Self { gpu, context, stream, functions, use_cache, origin, compiler, notes })
+    }
+
+    /// Adds kernels from elsewhere, such as a test's, which the driver translates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if the driver refuses them or does not find one.
+    pub fn add(&mut self, ptx: &str, names: &[&'static str]) -> Result<()> {
+        let module = self.context.load_module(Ptx::from_src(ptx)).map_err(|e| self.failed("load kernels", e))?;
+        find_functions(&mut self.functions, &module, names, &named(self.gpu.ordinal))
     }
 
     /// The GPU.
@@ -392,6 +431,27 @@ impl Device for Driver {
 
     fn name(&self) -> String {
         format!("{}, {}, {}", named(self.gpu.ordinal), self.gpu.name, self.gpu.architecture())
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared = self.context.attribute(most).map_err(|e| self.failed("ask for its shared memory", e))?;
+        let Gpu { capability, multiprocessors, .. } = self.gpu;
+        Ok(Limits { capability, shared: shared.max(0) as u32, multiprocessors })
+    }
+
+    fn load(&mut self, variant: &Variant) -> Result<()> {
+        let program = Program::load_variant(variant, &self.gpu.architecture(), self.use_cache)?;
+        let Code::Cubin(cubin) = program.code else { unreachable!("variants are compiled to machine code") };
+        let module = self.context.load_module(Ptx::from_binary(cubin));
+        let module = module.map_err(|e| self.failed("load the persistent kernels", e))?;
+        find_functions(&mut self.functions, &module, &sources::persistent_names(), &named(self.gpu.ordinal))?;
+        let shared = self.limits()?.shared as i32;
+        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let function = &self.functions[super::persistent::DYNAMIC_SHARED];
+        function.set_attribute(most, shared).map_err(|e| self.failed("give a kernel its shared memory", e))?;
+        self.notes.extend(program.notes);
+        Ok(())
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

@@ -1,6 +1,8 @@
 //! The emulator as a device: runs the kernels' PTX on the processor, and stops at the first bug that it finds in them.
 
-use super::device::{Arg, Device, Launch};
+use super::device::{Arg, Device, Launch, Limits};
+use super::kept_variants;
+use super::variant::Variant;
 use crate::error::{Error, Result};
 use ptx_emulator::{Memory, Module, Options, Shape};
 use std::cell::{Cell, RefCell};
@@ -9,13 +11,22 @@ use std::rc::Rc;
 /// An emulated GPU.
 pub struct Emulated {
     module: Module,
+    /// The persistent kernels, if any are loaded.
+    persistent: Option<Module>,
+    /// PTX of variants in place of their own.
+    replaced: Vec<(Variant, String)>,
     options: Options,
     memory: Rc<RefCell<Memory>>,
     /// Launches that are being recorded, if they are.
     recording: RefCell<Option<Vec<Recorded>>>,
     instructions: Cell<u64>,
+    launches: Cell<u64>,
     free: Cell<Option<u64>>,
+    limits: Limits,
 }
+
+/// Those of an H100.
+const LIMITS: Limits = Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors: 132 };
 
 /// A launch that was recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,11 +60,15 @@ impl Emulated {
         let module = Module::parse(ptx).map_err(failed)?;
         Ok(Self {
             module,
+            persistent: None,
+            replaced: Vec::new(),
             options,
             memory: Rc::default(),
             recording: RefCell::default(),
             instructions: Cell::new(0),
+            launches: Cell::new(0),
             free: Cell::new(None),
+            limits: LIMITS,
         })
     }
 
@@ -62,15 +77,35 @@ impl Emulated {
         self.instructions.get()
     }
 
+    /// All launches so far.
+    pub fn launches(&self) -> u64 {
+        self.launches.get()
+    }
+
     /// Makes the device say that it has so much free memory.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.free.set(Some(bytes));
     }
 
+    /// Makes the device say that it is another one; the emulator itself has all instructions and more memory anyway.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Makes the device load this PTX when it is asked for a variant.
+    pub fn replace(&mut self, variant: Variant, ptx: String) {
+        self.replaced.push((variant, ptx));
+    }
+
     fn run(&self, Recorded { kernel, shape, args }: &Recorded) -> Result<()> {
         let mut memory = self.memory.borrow_mut();
-        let stats = self.module.launch(kernel, shape, args, &mut memory, &self.options).map_err(failed)?;
+        let module = match &self.persistent {
+            Some(module) if kernel.starts_with("persistent_") => module,
+            _ => &self.module,
+        };
+        let stats = module.launch(kernel, shape, args, &mut memory, &self.options).map_err(failed)?;
         self.instructions.set(self.instructions.get() + stats.warp_instructions);
+        self.launches.set(self.launches.get() + 1);
         Ok(())
     }
 }
@@ -93,6 +128,17 @@ impl Device for Emulated {
 
     fn name(&self) -> String {
         "emulated GPU".into()
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        Ok(self.limits)
+    }
+
+    fn load(&mut self, variant: &Variant) -> Result<()> {
+        let replaced = self.replaced.iter().find(|(of, _)| of == variant);
+        let ptx = replaced.map_or_else(|| kept_variants::ptx(variant), |(_, ptx)| Ok(ptx.clone()))?;
+        self.persistent = Some(Module::parse(&ptx).map_err(failed)?);
+        Ok(())
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

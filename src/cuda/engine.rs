@@ -3,19 +3,24 @@
 //! The data set goes up once, as it is. Buffers of a batch are allocated once; a training iteration is recorded once and
 //! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
+//!
+//! Which kernels train is planned for each size of batch ([`super::plan`]). Whatever scores and predicts is in f32.
 
 use super::adam::{self, Update};
 use super::backward::Backward;
-use super::device::{Buffer, Device};
+use super::device::{Buffer, Device, Limits, Part};
 use super::estimate::Estimate;
 use super::forward::{Forward, Keep};
 use super::gather::{self, DeviceSequences};
+use super::persistent::{Persistent, Step};
+use super::plan::{Family, Plan};
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
+use crate::precision::Precision;
 use crate::shape::Dims;
 use std::sync::Arc;
 
@@ -29,8 +34,12 @@ const MOST: usize = (1 << 31) - 256;
 /// Runs a model on a GPU.
 pub struct CudaEngine<D: Device> {
     device: D,
+    limits: Limits,
     model: Model,
     adam: Adam,
+    precision: Precision,
+    /// Of the batches that were trained last, and the kernels loaded for it.
+    plan: Option<Plan>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
     weights: Weights<D>,
@@ -47,10 +56,16 @@ struct Pass<D: Device> {
     backward: Backward<D>,
 }
 
+/// What computes the gradient of a batch.
+enum Work<D: Device> {
+    PerStep(Pass<D>),
+    Persistent(Persistent<D>),
+}
+
 /// What training on batches of one size needs.
 struct Training<D: Device> {
     batch: usize,
-    pass: Pass<D>,
+    work: Work<D>,
     /// Batches of the next steps, `[S,B]`.
     rows: Buffer<D, u32>,
     /// `[S]`
@@ -62,6 +77,8 @@ struct Training<D: Device> {
     /// `[S]`
     correct: Buffer<D, u32>,
     clip: Option<Clip<D>>,
+    /// Whether the weights are packed as they are, where they need to be.
+    packed: bool,
     /// One iteration.
     graph: Option<D::Graph>,
 }
@@ -95,8 +112,41 @@ impl<D: Device> Pass<D> {
     }
 }
 
+impl<D: Device> Work<D> {
+    fn new(device: &D, dims: Dims, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
+        match family {
+            Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch)?)),
+            Family::Persistent(variant) => Ok(Self::Persistent(Persistent::new(device, dims, variant, batch, limits)?)),
+        }
+    }
+
+    /// Loss of each sequence, `[B]`.
+    fn loss(&self) -> &Buffer<D, f32> {
+        match self {
+            Self::PerStep(pass) => pass.forward.loss(),
+            Self::Persistent(persistent) => persistent.loss(),
+        }
+    }
+
+    /// Predicted class and class of each sequence, `[B]`.
+    fn classes(&self) -> (Part<'_, u32>, Part<'_, u32>) {
+        match self {
+            Self::PerStep(pass) => (pass.forward.predicted().all(), pass.forward.labels()),
+            Self::Persistent(persistent) => (persistent.predicted().all(), persistent.labels().all()),
+        }
+    }
+
+    /// Gradient of the mean loss, laid out as the flat parameters.
+    fn gradient(&self) -> &Buffer<D, f32> {
+        match self {
+            Self::PerStep(pass) => pass.backward.gradient(),
+            Self::Persistent(persistent) => persistent.gradient(),
+        }
+    }
+}
+
 impl<D: Device> Training<D> {
-    fn new(device: &D, model: Model, adam: &Adam, batch: usize) -> Result<Self> {
+    fn new(device: &D, model: Model, adam: &Adam, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
         let n = model.layout().len();
         let clip = |max_norm| {
             let parts = Buffer::new(device, "norm parts", adam::norm_parts(n))?;
@@ -104,35 +154,62 @@ impl<D: Device> Training<D> {
         };
         Ok(Self {
             batch,
-            pass: Pass::new(device, model.dims, batch)?,
+            work: Work::new(device, model.dims, batch, family, limits)?,
             rows: Buffer::new(device, "rows", STEPS_AT_ONCE * batch)?,
             step_sizes: Buffer::new(device, "step sizes", STEPS_AT_ONCE)?,
             turn: Buffer::new(device, "turn", 1)?,
             mean_loss: Buffer::new(device, "mean loss", STEPS_AT_ONCE)?,
             correct: Buffer::new(device, "correct", STEPS_AT_ONCE)?,
             clip: adam.grad_clip.map(clip).transpose()?,
+            packed: false,
             graph: None,
         })
     }
 
     /// One training iteration: everything from the batch's rows to the next turn.
     fn iterate(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
-        let (Pass { forward, backward }, batch, turn) = (&self.pass, self.batch, self.turn.all());
-        weights.update_fold(device)?;
-        forward.run(device, weights, sequences, (self.rows.all(), turn), batch)?;
-        forward.score(device, Some(backward.dlogits()), batch)?;
+        let (batch, turn) = (self.batch, self.turn.all());
+        let rows_and_turn = (self.rows.all(), turn);
+        match &self.work {
+            Work::PerStep(Pass { forward, backward }) => {
+                weights.update_fold(device)?;
+                forward.run(device, weights, sequences, rows_and_turn, batch)?;
+                forward.score(device, Some(backward.dlogits()), batch)?;
+                backward.run(device, weights, forward)?;
+                self.update(device, weights, adam)?;
+                adam::advance(device, turn)
+            }
+            Work::Persistent(persistent) => {
+                persistent.run(device, weights, sequences, rows_and_turn, None)?;
+                if self.clip.is_none() {
+                    let (step_sizes, mean_loss) = (self.step_sizes.all(), self.mean_loss.all());
+                    let step = Step { adam, step_sizes, turn, mean_loss, correct: self.correct.all() };
+                    persistent.update(device, weights, &step)?;
+                } else {
+                    persistent.add_gradient(device, weights)?;
+                    self.update(device, weights, adam)?;
+                    persistent.pack_recurrent(device, weights)?;
+                }
+                persistent.fold(device, weights, sequences, Some(turn))
+            }
+        }
+    }
+
+    /// From losses, classes and gradient to the batch's metrics and the next parameters.
+    fn update(&self, device: &D, weights: &Weights<D>, adam: &Adam) -> Result<()> {
+        let (work, batch, turn) = (&self.work, self.batch, self.turn.all());
+        let (predicted, labels) = work.classes();
         let metrics = Metrics {
-            loss: forward.loss().all(),
-            predicted: forward.predicted().all(),
-            labels: forward.labels(),
+            loss: work.loss().all(),
+            predicted,
+            labels,
             turn,
             mean_loss: self.mean_loss.all(),
             correct: self.correct.all(),
             batch,
         };
         batch_metrics(device, &metrics)?;
-        backward.run(device, weights, forward)?;
-        let (gradient, n) = (backward.gradient().all(), weights.parameters.len());
+        let (gradient, n) = (work.gradient().all(), weights.parameters.len());
         if let Some(Clip { max_norm, parts, factor }) = &self.clip {
             adam::clip_factor(device, gradient, parts.all(), factor.all(), n, *max_norm)?;
         }
@@ -146,8 +223,7 @@ impl<D: Device> Training<D> {
             v: weights.v.all(),
             n,
         };
-        adam::update(device, adam, &update)?;
-        adam::advance(device, turn)
+        adam::update(device, adam, &update)
     }
 }
 
@@ -173,6 +249,22 @@ impl<D: Device> CudaEngine<D> {
     /// [`Error::Usage`] if kernels cannot count the model's parameters; [`Error::Device`] if the device fails or has no
     /// room for the model.
     pub fn new(device: D, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Self> {
+        Self::with_precision(device, model, adam, data, Precision::F32)
+    }
+
+    /// The same, which trains with matrix products of that precision where the device can do that with the model and a batch:
+    /// see [`CudaEngine::plan`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CudaEngine::new`]; [`Error::Usage`] for a precision that there are no kernels for.
+    pub fn with_precision(
+        device: D,
+        model: Model,
+        adam: Adam,
+        data: Arc<Dataset>,
+        precision: Precision,
+    ) -> Result<Self> {
         let n = model.layout().len();
         if n > MOST {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
@@ -180,8 +272,45 @@ impl<D: Device> CudaEngine<D> {
         }
         let mut weights = Weights::new(&device, model)?;
         weights.upload(&device, &State::new(vec![0.0; n]))?;
-        let splits = [None, None, None];
-        Ok(Self { device, model, adam, data, splits, weights, step: 0, folded: false, training: None, scoring: None })
+        let limits = device.limits()?;
+        // A precision that no kernels have is refused now, and not when training starts.
+        Plan::new(model.dims, 1, precision, &limits)?;
+        let (splits, step, folded) = ([None, None, None], 0, false);
+        let (plan, training, scoring) = (None, None, None);
+        Ok(Self {
+            device,
+            limits,
+            model,
+            adam,
+            precision,
+            plan,
+            data,
+            splits,
+            weights,
+            step,
+            folded,
+            training,
+            scoring,
+        })
+    }
+
+    /// Which kernels train, and why; none before the first training step.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// Plans for batches of that size, and has the kernels loaded.
+    fn prepare_plan(&mut self, batch: usize) -> Result<Family> {
+        let mut plan = Plan::new(self.model.dims, batch, self.precision, &self.limits)?;
+        if let Family::Persistent(variant) = plan.family
+            && self.plan.as_ref().map(|loaded| loaded.family) != Some(plan.family)
+        {
+            match self.device.load(&variant) {
+                Err(Error::Device { device, found, .. }) => plan = Plan::per_step(format!("{device}: {found}")),
+                other => other?,
+            }
+        }
+        Ok(self.plan.insert(plan).family)
     }
 
     /// The device.
@@ -204,9 +333,10 @@ impl<D: Device> CudaEngine<D> {
             return Ok(());
         }
         self.training = None;
-        self.check_room(batch)?;
+        let family = self.prepare_plan(batch)?;
+        self.check_room(batch, family)?;
         self.load(Split::Train)?;
-        let mut training = Training::new(&self.device, self.model, &self.adam, batch)?;
+        let mut training = Training::new(&self.device, self.model, &self.adam, batch, family, &self.limits)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
         let (device, weights, adam) = (&self.device, &self.weights, &self.adam);
         let graph = device.capture(&mut || training.iterate(device, weights, sequences, adam))?;
@@ -217,10 +347,10 @@ impl<D: Device> CudaEngine<D> {
 
     /// Bytes on the device that training with such batches takes, and scoring on the way and at the end; the model and the
     /// data are not counted.
-    fn training_bytes(&self, batch: usize) -> Result<u64> {
+    fn training_bytes(&self, batch: usize, family: Family) -> Result<u64> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
-            Training::new(estimate, self.model, &self.adam, batch)?;
+            Training::new(estimate, self.model, &self.adam, batch, family, &self.limits)?;
             Scoring::new(estimate, self.model.dims, at_once)
         })
     }
@@ -233,7 +363,7 @@ impl<D: Device> CudaEngine<D> {
     }
 
     /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
-    fn check_room(&self, batch: usize) -> Result<()> {
+    fn check_room(&self, batch: usize, family: Family) -> Result<()> {
         let Dims { t, i, h, k, .. } = self.model.dims;
         let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
         let free = self.device.free_bytes()?;
@@ -241,7 +371,7 @@ impl<D: Device> CudaEngine<D> {
         let room = free.map(|free| (free - free / 20).saturating_sub(self.data_bytes()));
         let is_counted = |batch: usize| batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
         let fits = |batch: usize| -> Result<bool> {
-            Ok(is_counted(batch) && (room.is_none() || room >= Some(self.training_bytes(batch)?)))
+            Ok(is_counted(batch) && (room.is_none() || room >= Some(self.training_bytes(batch, family)?)))
         };
         if fits(batch)? {
             return Ok(());
@@ -288,6 +418,12 @@ impl<D: Device> CudaEngine<D> {
         training.rows.upload(device, rows)?;
         training.step_sizes.upload(device, &step_sizes)?;
         training.turn.zero(device, 1)?;
+        if let (Work::Persistent(persistent), Some(sequences), false) =
+            (&training.work, &self.splits[Split::Train as usize], training.packed)
+        {
+            persistent.pack(device, &self.weights, sequences)?;
+            training.packed = true;
+        }
         let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
         self.folded = false;
         for _ in 0..steps {
@@ -314,7 +450,18 @@ fn check_rows(rows: &[u32], n: usize) {
 
 impl<D: Device> Engine for CudaEngine<D> {
     fn device(&self) -> String {
-        self.device.name()
+        match &self.plan {
+            Some(plan) if self.precision != Precision::F32 => format!("{}; {}", self.device.name(), plan.reason),
+            _ => self.device.name(),
+        }
+    }
+
+    /// That of training; whatever scores and predicts is in f32.
+    fn precision(&self) -> Precision {
+        match &self.plan {
+            Some(Plan { family: Family::Persistent(_), .. }) => self.precision,
+            _ => Precision::F32,
+        }
     }
 
     fn threads(&self) -> usize {
@@ -333,6 +480,9 @@ impl<D: Device> Engine for CudaEngine<D> {
         assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
         self.weights.upload(&self.device, state)?;
         (self.step, self.folded) = (state.step, false);
+        if let Some(training) = &mut self.training {
+            training.packed = false;
+        }
         Ok(())
     }
 
@@ -391,27 +541,44 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
-        let (Dims { t, i, k, .. }, n) = (self.model.dims, batch.len());
+        let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
+        let family = self.prepare_plan(n)?;
         let device = &self.device;
         let sequences = DeviceSequences::new(device, batch)?;
         let rows: Vec<u32> = (0..n as u32).collect();
         let rows = Buffer::from_slice(device, "rows", &rows)?;
         let turn = Buffer::from_slice(device, "turn", &[0u32])?;
         let dx = Buffer::new(device, "dx", n * t * i)?;
-        let Pass { forward, backward } = Pass::new(device, self.model.dims, n)?;
+        let work = Work::new(device, self.model.dims, n, family, &self.limits)?;
         self.weights.update_fold(device)?;
         self.folded = true;
-        forward.run(device, &self.weights, &sequences, (rows.all(), turn.all()), n)?;
-        forward.score(device, Some(backward.dlogits()), n)?;
-        backward.run(device, &self.weights, &forward)?;
-        backward.inputs(device, &self.weights, dx.all())?;
-        let (h_last, c_last) = forward.download_last(device, n)?;
+        let weights = &self.weights;
+        let (logits, h_last, c_last) = match &work {
+            Work::PerStep(Pass { forward, backward }) => {
+                forward.run(device, weights, &sequences, (rows.all(), turn.all()), n)?;
+                forward.score(device, Some(backward.dlogits()), n)?;
+                backward.run(device, weights, forward)?;
+                backward.inputs(device, weights, dx.all())?;
+                let (h_last, c_last) = forward.download_last(device, n)?;
+                (forward.logits(), h_last, c_last)
+            }
+            Work::Persistent(persistent) => {
+                let [h_last, c_last] = ["h_last", "c_last"].map(|name| Buffer::new(device, name, n * h));
+                let (h_last, c_last, da) = (h_last?, c_last?, Buffer::new(device, "da f32", n * t * 4 * h)?);
+                let last = Some((h_last.all(), c_last.all()));
+                persistent.pack(device, weights, &sequences)?;
+                persistent.run(device, weights, &sequences, (rows.all(), turn.all()), last)?;
+                persistent.add_gradient(device, weights)?;
+                persistent.inputs(device, weights, da.all(), dx.all())?;
+                (persistent.logits(), h_last.download(device, n * h)?, c_last.download(device, n * h)?)
+            }
+        };
         Ok(Trace {
-            logits: forward.logits().download(device, n * k)?,
+            logits: logits.download(device, n * k)?,
             h_last,
             c_last,
-            loss: forward.loss().download(device, n)?,
-            gradient: backward.gradient().download(device, self.model.layout().len())?,
+            loss: work.loss().download(device, n)?,
+            gradient: work.gradient().download(device, self.model.layout().len())?,
             dx: sequences_first(&dx.download(device, n * t * i)?, n, t, i),
         })
     }

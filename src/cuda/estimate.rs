@@ -1,6 +1,7 @@
 //! A device that only counts how much memory it is asked for: what does not fit is known before anything is allocated.
 
-use super::device::{Device, Launch};
+use super::device::{Device, Launch, Limits};
+use super::variant::Variant;
 use crate::error::Result;
 use std::cell::Cell;
 
@@ -32,6 +33,14 @@ impl Device for Estimate {
 
     fn name(&self) -> String {
         "an estimate".into()
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        Ok(Limits { capability: (0, 0), shared: 0, multiprocessors: 1 })
+    }
+
+    fn load(&mut self, _: &Variant) -> Result<()> {
+        Ok(())
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

@@ -38,6 +38,24 @@ impl<D: Device> DeviceSequences<D> {
         Ok(Self { values, labels, n: sequences.len(), t: sequences.t(), i: sequences.i() })
     }
 
+    /// What a value is multiplied by before the model sees it.
+    pub(super) fn scale(&self) -> f32 {
+        match &self.values {
+            DeviceValues::Bytes { scale, .. } => *scale,
+            DeviceValues::Floats(_) => 1.0,
+        }
+    }
+
+    /// Bytes and floats, of which one is null, and labels, for a kernel that reads sequences of `t` steps of `i` values.
+    pub(super) fn args(&self, t: usize, i: usize) -> [Arg; 3] {
+        let (count, null) = (self.n * t * i, Arg::Address(0));
+        let labels = self.labels.all().arg(self.n);
+        match &self.values {
+            DeviceValues::Bytes { bytes, .. } => [bytes.all().arg(count), null, labels],
+            DeviceValues::Floats(floats) => [null, floats.all().arg(count), labels],
+        }
+    }
+
     /// Number of sequences, N.
     pub fn len(&self) -> usize {
         self.n

@@ -73,7 +73,7 @@ fn target() -> Target {
 
 /// PTX with the lower version, and with files named from the repository's root: the compiler puts the folder that it was
 /// run in before their names.
-fn lowered(ptx: &str) -> Result<String> {
+pub(super) fn lowered(ptx: &str) -> Result<String> {
     let versions = ptx.lines().filter(|line| is_version(line)).count();
     if versions != 1 {
         return Err(Error::Failed(format!("the compiler's PTX has {versions} lines with .version, not 1")));

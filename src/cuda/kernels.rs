@@ -3,6 +3,7 @@
 use super::nvrtc::{Nvrtc, Target};
 use super::resources::{self, Occupancy, Resources};
 use super::sources;
+use super::variant::Variant;
 use crate::{Error, Result};
 
 /// Name that the compiler gives to text before the first `#line` mark; there is none.
@@ -27,10 +28,23 @@ impl Kernels {
     ///
     /// [`Error::Usage`] for an architecture that this NVRTC does not know; those of [`Nvrtc::compile`].
     pub fn compile(nvrtc: &Nvrtc, architecture: &str) -> Result<Self> {
+        Self::compile_text(nvrtc, sources::KERNELS, architecture)
+    }
+
+    /// The same of the persistent kernels of a variant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernels::compile`].
+    pub fn compile_variant(nvrtc: &Nvrtc, variant: &Variant, architecture: &str) -> Result<Self> {
+        Self::compile_text(nvrtc, &variant.source(), architecture)
+    }
+
+    fn compile_text(nvrtc: &Nvrtc, text: &str, architecture: &str) -> Result<Self> {
         let number = known(nvrtc, architecture)?;
-        let cubin = nvrtc.compile(sources::KERNELS, UNIT, &Target::Cubin(architecture.into()))?;
+        let cubin = nvrtc.compile(text, UNIT, &Target::Cubin(architecture.into()))?;
         let virtual_architecture = architecture.replacen("sm_", "compute_", 1);
-        let ptx = nvrtc.compile(sources::KERNELS, UNIT, &Target::Ptx(virtual_architecture))?;
+        let ptx = nvrtc.compile(text, UNIT, &Target::Ptx(virtual_architecture))?;
         let ptx = String::from_utf8_lossy(&ptx.code).into_owned();
         let resources = resources::table(&cubin.log, &ptx);
         Ok(Self { cubin: cubin.code, ptx, resources, number })

@@ -17,13 +17,19 @@
 //! | [`estimate`] | how much memory something takes |
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
+//! | [`variant`], [`persistent`] | the persistent kernels: sizes they are compiled for, buffers and launches |
+//! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
+//! | [`cost`] | bytes and operations of a launch, out of its arguments |
+//! | [`micro`] | latencies and rates of a GPU, by kernels of their own |
+//! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
 //!
 //! Nothing of NVIDIA's is needed to build this, and a library that is missing is an [`crate::Error::Device`].
 
 pub mod adam;
 pub mod backward;
 pub mod cache;
+pub mod cost;
 pub mod device;
 pub mod driver;
 #[cfg(feature = "emulator")]
@@ -34,15 +40,23 @@ pub mod find;
 pub mod forward;
 pub mod gather;
 pub mod kept;
+#[cfg(feature = "emulator")]
+pub mod kept_variants;
 pub mod kernels;
 pub mod linear;
 pub mod lstm;
+pub mod micro;
 pub mod nvrtc;
+pub mod persistent;
+pub mod plan;
+pub mod profile;
+pub mod profiled;
 pub mod program;
 pub mod resources;
 pub mod softmax_xent;
 pub mod sources;
 pub mod tiles;
+pub mod variant;
 pub mod weights;
 
 pub use engine::CudaEngine;

@@ -6,6 +6,7 @@
 use super::cache::{Cache, Entry, Key};
 use super::find::{self, Search};
 use super::nvrtc::{self, Nvrtc, Target};
+use super::variant::Variant;
 use super::{kept, kernels, sources};
 use crate::{Error, Result};
 use std::time::Instant;
@@ -73,13 +74,34 @@ impl Program {
     /// [`Error::Failed`] with the compiler's log if it rejects the kernels; [`Error::Device`] for an architecture that is
     /// too old, or where neither NVRTC nor the kept kernels can be used; [`Error::Usage`] for what is no architecture.
     pub fn load(architecture: &str, use_cache: bool) -> Result<Self> {
+        Self::with_places(sources::KERNELS, use_cache, |places| Self::load_from(places, architecture))
+    }
+
+    /// The persistent kernels of a variant, as machine code for an architecture. There is no kept PTX of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::load`]; [`Error::Device`] where NVRTC cannot be used.
+    pub fn load_variant(variant: &Variant, architecture: &str, use_cache: bool) -> Result<Self> {
+        let missing = |reason: String| Error::Device {
+            device: "the persistent kernels".into(),
+            found: format!("they are compiled for each model, and there is {reason}"),
+            remedy: nvrtc::REMEDY.into(),
+        };
+        Self::with_places(&variant.source(), use_cache, |places| match Self::compiled_from(places, architecture)? {
+            Made::Program(program) => Ok(program),
+            Made::Nothing(reason) => Err(missing(reason)),
+        })
+    }
+
+    /// Gives this machine's usual places to `load`.
+    fn with_places(source: &str, use_cache: bool, load: impl FnOnce(&Places) -> Result<Self>) -> Result<Self> {
         // A user without a cache folder has no cache; compiling still works.
         let cache = use_cache.then(Cache::of_user).transpose();
         let note = cache.as_ref().err().map(not_kept);
         let cache = cache.ok().flatten();
         let search = find::search();
-        let places = Places { source: sources::KERNELS, search: &search, cache: cache.as_ref() };
-        let mut program = Self::load_from(&places, architecture)?;
+        let mut program = load(&Places { source, search: &search, cache: cache.as_ref() })?;
         program.notes.extend(note);
         Ok(program)
     }
@@ -90,20 +112,28 @@ impl Program {
     ///
     /// As [`Program::load`].
     pub fn load_from(places: &Places, architecture: &str) -> Result<Self> {
-        let number = kernels::number(architecture)
-            .ok_or_else(|| Error::usage(architecture, "this is no architecture of a GPU", "give one such as sm_90"))?;
+        match Self::compiled_from(places, architecture)? {
+            Made::Program(program) => Ok(program),
+            Made::Nothing(reason) => Self::kept(number(architecture)?, &reason),
+        }
+    }
+
+    /// Machine code from the cache or the compiler; else why there is none.
+    fn compiled_from(places: &Places, architecture: &str) -> Result<Made> {
+        let number = number(architecture)?;
         if places.search.libraries.is_empty() {
             let nowhere = match &places.search.places[..] {
                 // The user named it.
                 [place] => format!("no NVRTC in {}", place.display()),
                 _ => "no NVRTC found".into(),
             };
-            return Self::kept(number, &format!("{nowhere} ({})", nvrtc::REMEDY));
+            return Ok(Made::Nothing(format!("{nowhere} ({})", nvrtc::REMEDY)));
         }
         let target = Target::Cubin(architecture.into());
         let key = Key::new(places.source, &target, &places.search.identity());
         if let Some(Entry { cubin, compiler }) = places.cache.and_then(|cache| cache.get(&key)) {
-            return Ok(Self { code: Code::Cubin(cubin), origin: Origin::Cache, compiler, notes: Vec::new() });
+            let code = Code::Cubin(cubin);
+            return Ok(Made::Program(Self { code, origin: Origin::Cache, compiler, notes: Vec::new() }));
         }
         let started = Instant::now();
         match compile(places, number, &target)? {
@@ -111,9 +141,10 @@ impl Program {
                 let origin = Origin::Compiled { seconds: started.elapsed().as_secs_f64() };
                 let failed = places.cache.and_then(|cache| cache.put(&key, &entry).err());
                 let notes = failed.iter().map(not_kept).collect();
-                Ok(Self { code: Code::Cubin(entry.cubin), origin, compiler: entry.compiler, notes })
+                let code = Code::Cubin(entry.cubin);
+                Ok(Made::Program(Self { code, origin, compiler: entry.compiler, notes }))
             }
-            Outcome::Unable(reason) => Self::kept(number, &reason),
+            Outcome::Unable(reason) => Ok(Made::Nothing(reason)),
         }
     }
 
@@ -181,6 +212,17 @@ fn remedy_for_ptx(driver: Option<(u32, u32)>) -> String {
         Some(_) => format!("update the driver to {OLDEST_DRIVER} or newer"),
         None => format!("update the driver, or have NVRTC make machine code: {}", nvrtc::REMEDY),
     }
+}
+
+fn number(architecture: &str) -> Result<u32> {
+    kernels::number(architecture)
+        .ok_or_else(|| Error::usage(architecture, "this is no architecture of a GPU", "give one such as sm_90"))
+}
+
+/// Machine code, or why there is none.
+enum Made {
+    Program(Program),
+    Nothing(String),
 }
 
 /// What came of an attempt to compile.

@@ -5,14 +5,32 @@ use sha2::{Digest, Sha256};
 /// All files of `kernels/` in a fixed order, each after a `#line` mark with its name; joined by `build.rs`.
 pub const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.cu"));
 
+/// The persistent kernels, likewise: `common.cuh`, then all files of `kernels/persistent/`. A [`super::variant::Variant`] puts
+/// its sizes before it.
+pub const PERSISTENT: &str = include_str!(concat!(env!("OUT_DIR"), "/persistent.cu"));
+
 /// The text's SHA-256, in hexadecimal: what was compiled from the same text may be kept under it.
 pub fn hash() -> String {
-    Sha256::digest(KERNELS).iter().map(|byte| format!("{byte:02x}")).collect()
+    hash_of(KERNELS)
+}
+
+/// The SHA-256 of a text, in hexadecimal.
+pub fn hash_of(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Names of the kernels, in the order of the text.
 pub fn names() -> Vec<&'static str> {
-    KERNELS.split("\nKERNEL(").skip(1).filter_map(name_after_bounds).collect()
+    names_in(KERNELS)
+}
+
+/// Names of the persistent kernels, in the order of their text.
+pub fn persistent_names() -> Vec<&'static str> {
+    names_in(PERSISTENT)
+}
+
+fn names_in(text: &'static str) -> Vec<&'static str> {
+    text.split("\nKERNEL(").skip(1).filter_map(name_after_bounds).collect()
 }
 
 /// `adam` of `ADAM_THREADS)\nadam(const float* …`.
@@ -31,13 +49,19 @@ mod tests {
         let marks: Vec<_> = KERNELS.lines().filter(|line| line.starts_with("#line")).collect();
         let files = ["common.cuh", "adam.cu", "gather.cu", "linear.cu", "lstm.cu", "softmax_xent.cu"];
         assert_eq!(marks, files.map(|file| format!("#line 1 \"kernels/{file}\"")));
+        let first: Vec<_> = PERSISTENT.lines().filter(|line| line.starts_with("#line")).take(3).collect();
+        let files = ["common.cuh", "persistent/layout.cuh", "persistent/tensor.cuh"];
+        assert_eq!(first, files.map(|file| format!("#line 1 \"kernels/{file}\"")));
     }
 
     #[test]
     fn the_text_holds_to_the_rules_of_the_house() {
-        for forbidden in ["#include", "atomicAdd", "__expf", "__fdividef", "\r"] {
-            assert!(!KERNELS.contains(forbidden), "{forbidden}");
+        for forbidden in ["#include", "__expf", "__fdividef", "\r"] {
+            assert!(!KERNELS.contains(forbidden) && !PERSISTENT.contains(forbidden), "{forbidden}");
         }
+        // Blocks that are done are counted; nothing else is.
+        assert!(!KERNELS.contains("atomicAdd"));
+        assert_eq!(PERSISTENT.matches("atomic").collect::<Vec<_>>().len(), 2, "a comment, and one count");
         assert_eq!(hash().len(), 64);
     }
 
@@ -49,7 +73,8 @@ mod tests {
             names.len() > 10 && names.contains(&"lstm_forward_step") && names.contains(&"column_sums"),
             "{names:?}"
         );
-        for name in names {
+        assert!(persistent_names().len() > 3, "{:?}", persistent_names());
+        for name in names.into_iter().chain(persistent_names()) {
             assert!(index.contains(&format!("| `{name}` |")), "kernels/README.md does not tell of {name}");
         }
     }

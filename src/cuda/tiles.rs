@@ -1,10 +1,14 @@
 //! Sizes of blocks and tiles, read out of the kernels' own text when this crate is compiled: each is named once.
 
-use super::sources::KERNELS;
+use super::sources::{KERNELS, PERSISTENT};
 
 /// `16` of `constexpr int LSTM_ROWS = 16;`.
 const fn constant(name: &str) -> u32 {
-    let text = KERNELS.as_bytes();
+    constant_in(KERNELS, name)
+}
+
+const fn constant_in(text: &str, name: &str) -> u32 {
+    let text = text.as_bytes();
     let mut at = 0;
     while at < text.len() {
         // Names in capitals are rare in the text: most positions end here.
@@ -76,6 +80,24 @@ pub const METRICS_THREADS: u32 = constant("METRICS_THREADS");
 pub const ADAM_THREADS: u32 = constant("ADAM_THREADS");
 /// Threads of a warp: a block of the softmax kernels has one row for each.
 pub const WARP: u32 = constant("WARP");
+/// Threads of a block that packs weights.
+pub const PACK_THREADS: u32 = constant_in(PERSISTENT, "PACK_THREADS");
+/// Threads of a block that folds and packs weights.
+pub const FOLD_THREADS: u32 = constant_in(PERSISTENT, "FOLD_THREADS");
+/// Columns of one block of it.
+pub const FOLD_COLUMNS: u32 = constant_in(PERSISTENT, "FOLD_COLUMNS");
+/// Threads of a block that updates parameters.
+pub const UPDATE_THREADS: u32 = constant_in(PERSISTENT, "UPDATE_THREADS");
+/// Threads of a block of the weight gradients' product.
+pub const GRADIENT_THREADS: u32 = constant_in(PERSISTENT, "GRADIENT_THREADS");
+/// Columns of one block of it.
+pub const GRADIENT_COLUMNS: u32 = constant_in(PERSISTENT, "GRADIENT_COLUMNS");
+/// Tiles of the batch that it takes at a time.
+pub const STAGE_TILES: u32 = constant_in(PERSISTENT, "STAGE_TILES");
+/// Threads of a block that unpacks gradients.
+pub const UNPACK_THREADS: u32 = constant_in(PERSISTENT, "UNPACK_THREADS");
+/// Threads of a block that adds its parts.
+pub const PARTS_THREADS: u32 = constant_in(PERSISTENT, "PARTS_THREADS");
 
 #[cfg(test)]
 mod tests {

@@ -268,7 +268,7 @@ fn shape(sizes: &[u64]) -> String {
 }
 
 /// A file that the operating system does not let us read.
-fn unreadable(path: &Path, error: &io::Error) -> Error {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => Error::data(path, "does not exist", "check the name of the folder and of the file"),
         io::ErrorKind::PermissionDenied => {

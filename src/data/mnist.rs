@@ -69,7 +69,7 @@ pub fn load(dir: &Path) -> Result<Dataset> {
         validation.len(),
         test.len()
     );
-    Ok(Dataset { description, name: "mnist", classes: CLASSES, train, validation, test })
+    Ok(Dataset { description, name: "mnist", classes: CLASSES, train, validation, test, own: None })
 }
 
 /// A folder as the user knows it: `~` for the home folder.

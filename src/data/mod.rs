@@ -4,6 +4,7 @@ pub mod batches;
 pub mod download;
 pub mod idx;
 pub mod mnist;
+pub mod own;
 pub mod picture;
 pub mod sequences;
 pub mod source;

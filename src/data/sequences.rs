@@ -1,5 +1,7 @@
 //! Labelled sequences in memory and their split into training, validation and test.
 
+use super::own::OwnData;
+
 /// Input numbers, row-major `[N,T,I]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
@@ -15,7 +17,7 @@ pub enum Values {
 }
 
 impl Values {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::U8 { bytes, .. } => bytes.len(),
             Self::F32(values) => values.len(),
@@ -104,7 +106,7 @@ pub enum Split {
 pub struct Dataset {
     /// One line for the user: what this is and where it came from.
     pub description: String,
-    /// Short name, as in `--data`: `mnist` or `synthetic`.
+    /// Short name: `mnist` or `synthetic` as in `--data`, or `own`.
     pub name: &'static str,
     /// Number of classes, K; every label is smaller.
     pub classes: usize,
@@ -114,9 +116,21 @@ pub struct Dataset {
     pub validation: Sequences,
     /// Held back from everything, to report on.
     pub test: Sequences,
+    /// Names of the classes and more, of data that is the user's own.
+    pub own: Option<OwnData>,
 }
 
 impl Dataset {
+    /// The name of a class: the user's, else its number.
+    pub fn class_name(&self, class: usize) -> String {
+        self.own.as_ref().map_or_else(|| class.to_string(), |own| own.class_names[class].clone())
+    }
+
+    /// What the user calls a sequence of it.
+    pub fn noun(&self) -> &'static str {
+        if self.own.is_some() { "sequences" } else { "images" }
+    }
+
     /// The part named `split`.
     pub fn split(&self, split: Split) -> &Sequences {
         match split {

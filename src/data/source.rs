@@ -1,7 +1,7 @@
 //! Which data set to use: what the user named, else what is at hand, else what can be fetched, else synthetic digits.
 
 use super::download::{Fetcher, mnist_dir};
-use super::{Dataset, mnist, synthetic};
+use super::{Dataset, mnist, own, synthetic};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub enum Source {
     Mnist,
     /// The built-in synthetic digits.
     Synthetic,
-    /// MNIST's four files, or others of their form, in a folder.
+    /// MNIST's four files, or others of their form, in a folder; or a file or folder of [`own`] data.
     Folder(PathBuf),
 }
 
@@ -48,10 +48,11 @@ pub fn load(source: &Source, folder: Option<&Path>, offline: bool, progress: &dy
             "leave one of the two out",
         )),
         (Source::Auto | Source::Mnist, Some(folder)) => mnist::load(folder),
+        (Source::Folder(path), None) if own::is_own(path) => own::load(path, &own::Options::default(), None),
         (Source::Folder(folder), None) if !folder.exists() => Err(Error::data(
             format!("--data {}", folder.display()),
-            "there is no such folder",
-            "give auto, mnist, synthetic or a folder with MNIST's four files",
+            "there is no such file or folder",
+            "give auto, mnist, synthetic, a folder with MNIST's four files, or a file of your own",
         )),
         (Source::Folder(folder), None) => mnist::load(folder),
         (Source::Synthetic, None) => Ok(synthetic::digits(0, synthetic::TRAIN, synthetic::VALIDATION, synthetic::TEST)),

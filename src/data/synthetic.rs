@@ -44,6 +44,7 @@ pub fn digits(seed: u64, train: usize, validation: usize, test: usize) -> Datase
         train: sequences(seed, Split::Train, train),
         validation: sequences(seed, Split::Validation, validation),
         test: sequences(seed, Split::Test, test),
+        own: None,
     }
 }
 

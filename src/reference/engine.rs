@@ -1,6 +1,6 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::{Gradients, Real, adam, bf16, inputs, model, softmax_xent};
+use super::{Gradients, Real, adam, bf16, forward_backward, inputs, model, rounded, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
@@ -20,41 +20,62 @@ pub struct ReferenceEngine<F> {
     m: Vec<F>,
     v: Vec<F>,
     step: u64,
-    rounds: bool,
+    rounding: Rounding,
+}
+
+/// Which operands of products are rounded, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounding {
+    None,
+    /// As the CPU engine's products of bf16 do: [`bf16`].
+    Cpu,
+    /// As the persistent kernels do, in training and traces: [`rounded`].
+    Persistent(Precision),
 }
 
 impl<F: Real> ReferenceEngine<F> {
     /// An engine for `model` that trains with `adam` on `data`, all parameters zero until [`Engine::set_state`].
     pub fn new(model: Model, adam: Adam, data: Arc<Dataset>) -> Self {
         let zeros = vec![F::zero(); model.layout().len()];
-        Self { model, adam, data, parameters: zeros.clone(), m: zeros.clone(), v: zeros, step: 0, rounds: false }
+        let (parameters, m, v) = (zeros.clone(), zeros.clone(), zeros);
+        Self { model, adam, data, parameters, m, v, step: 0, rounding: Rounding::None }
     }
 
-    /// Rounds the factors of the LSTM's products to bf16, as engines of that precision do.
+    /// The same, whose training and traces round operands of products as the persistent kernels do; with
+    /// [`Precision::F32`] nothing is rounded.
+    pub fn with_precision(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> Self {
+        let rounding = if precision == Precision::F32 { Rounding::None } else { Rounding::Persistent(precision) };
+        Self { rounding, ..Self::new(model, adam, data) }
+    }
+
+    /// Rounds the factors of the LSTM's products to bf16, as the CPU engine of that precision does.
     pub fn rounding_to_bf16(self) -> Self {
-        Self { rounds: true, ..self }
+        Self { rounding: Rounding::Cpu, ..self }
     }
 
-    fn forward_backward(&self, x: &[F], labels: &[u32]) -> Gradients<F> {
-        let compute = if self.rounds { bf16::forward_backward } else { model::forward_backward };
-        compute(&self.model, &self.parameters, x, labels)
+    fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
+        if let Rounding::Persistent(precision) = self.rounding {
+            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, precision);
+        }
+        let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
+        let compute = if self.rounding == Rounding::Cpu { bf16::forward_backward } else { forward_backward };
+        compute(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
     }
 
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
-        let compute = if self.rounds { bf16::logits } else { model::logits };
+        let compute = if self.rounding == Rounding::Cpu { bf16::logits } else { model::logits };
         compute(&self.model, &self.parameters, &inputs(sequences, rows), rows.len())
     }
 
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
-        let x = inputs(&self.data.train, rows);
-        let labels: Vec<u32> = rows.iter().map(|&row| self.data.train.labels()[row as usize]).collect();
-        let out = self.forward_backward(&x, &labels);
+        let labels = rows.iter().map(|&row| self.data.train.labels()[row as usize]);
+        let out = self.gradients(&self.data.train, rows);
         self.step += 1;
         adam::step(&self.adam, self.step, &out.gradient, &mut self.parameters, &mut self.m, &mut self.v);
         let predicted = out.logits.chunks_exact(self.model.dims.k).map(softmax_xent::arg_max);
         StepMetrics {
             loss: (out.loss.iter().copied().sum::<F>() / F::of(rows.len() as f64)).single(),
-            correct: predicted.zip(&labels).filter(|(p, label)| p == *label).count() as u32,
+            correct: predicted.zip(labels).filter(|(p, label)| p == label).count() as u32,
         }
     }
 }
@@ -69,12 +90,19 @@ fn from_f32<F: Real>(values: &[f32]) -> Vec<F> {
 
 impl<F: Real> Engine for ReferenceEngine<F> {
     fn device(&self) -> String {
-        let rounded = if self.rounds { ", products of bf16" } else { "" };
+        let rounded = match self.precision() {
+            Precision::F32 => String::new(),
+            precision => format!(", products of {precision}"),
+        };
         format!("cpu, plain reference in f{}{rounded}", 8 * size_of::<F>())
     }
 
     fn precision(&self) -> Precision {
-        if self.rounds { Precision::Bf16 } else { Precision::F32 }
+        match self.rounding {
+            Rounding::None => Precision::F32,
+            Rounding::Cpu => Precision::Bf16,
+            Rounding::Persistent(precision) => precision,
+        }
     }
 
     fn threads(&self) -> usize {
@@ -121,7 +149,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
         let rows: Vec<u32> = (0..batch.len() as u32).collect();
-        let out = self.forward_backward(&inputs(batch, &rows), batch.labels());
+        let out = self.gradients(batch, &rows);
         Ok(Trace {
             logits: to_f32(&out.logits),
             h_last: to_f32(&out.h_last),

@@ -6,6 +6,7 @@ pub mod adam;
 mod bf16;
 pub mod linear;
 pub mod lstm;
+pub mod rounded;
 pub mod softmax_xent;
 
 mod engine;

@@ -231,7 +231,7 @@ impl Driver {
         let (_, rest) = ptx.split_once(&format!(".entry {name}(")).ok_or(NOT_FOUND)?;
         let (list, _) = rest.split_once(')').ok_or(NOT_FOUND)?;
         let form = |param: &str| param.split_whitespace().nth(1).unwrap_or_default().to_owned();
-        Ok(Some(list.split(',').map(form).collect()))
+        Ok(Some(list.split(',').filter(|param| !param.trim().is_empty()).map(form).collect()))
     }
 }
 
@@ -328,6 +328,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
             16 => 132,
             75 => driver.settings.capability / 10,
             76 => driver.settings.capability % 10,
+            97 => 227 * 1024,
             115 => driver.settings.pools,
             // No other is asked for so far: one that is should be added with a value that makes sense.
             _ => return Err(INVALID_VALUE),

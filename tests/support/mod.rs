@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod models;
+#[cfg(target_os = "linux")]
+pub mod stub;
 
 use fused_lstm::data::{Sequences, Values, synthetic};
 use serde_json::Value;

@@ -49,7 +49,7 @@ pub fn sequences(dims: Dims, n: usize) -> Sequences {
 
 pub fn dataset_of(train: Sequences, classes: usize) -> Arc<Dataset> {
     let (validation, test) = (train.slice(0, 0), train.slice(0, train.len() / 2));
-    Arc::new(Dataset { description: String::new(), name: "made up", classes, train, validation, test })
+    Arc::new(Dataset { description: String::new(), name: "made up", classes, train, validation, test, own: None })
 }
 
 pub fn dataset(dims: Dims, n: usize) -> Arc<Dataset> {

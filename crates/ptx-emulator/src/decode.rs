@@ -2,13 +2,14 @@
 //! which one part is not known is an error that names it.
 
 mod asynchronous;
+mod atomic;
+mod barrier;
 mod cluster;
 mod narrow;
 mod rare;
 mod tensor;
 
 use crate::names::{Names, Register, Symbol};
-use crate::narrow::Format;
 use crate::op::*;
 use crate::report::Error;
 use rare::rare;
@@ -321,6 +322,7 @@ impl Decoder<'_, '_> {
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
             "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
+            "redux" | "match" => self.across(parts),
             "selp" | "and" | "or" | "xor" | "not" | "shl" | "shr" => self.bits(parts),
             _ => match parts.last() {
                 Some(&"f32") => self.float32(parts),
@@ -490,6 +492,10 @@ impl Decoder<'_, '_> {
             ["shf", "r", "wrap", "b32"] => self.tern32(Tern32::FunnelRightWrap),
             ["shf", "l", "clamp", "b32"] => self.tern32(Tern32::FunnelLeftClamp),
             ["shf", "r", "clamp", "b32"] => self.tern32(Tern32::FunnelRightClamp),
+            ["bfind", ty] => self.find_bit(false, ty),
+            ["bfind", "shiftamt", ty] => self.find_bit(true, ty),
+            ["bfi", "b64"] => self.insert64(),
+            ["bfe", ty @ ("s64" | "u64")] => self.extract64(ty == "s64"),
             ["bfi", "b32"] => {
                 let (d, a, b) = (self.dr(0)?, self.r(1)?, self.r(2)?);
                 Ok(Some(Op::InsertBits { d, a, b, position: self.r(3)?, length: self.r(4)? }))
@@ -808,128 +814,6 @@ impl Decoder<'_, '_> {
         }
         let access = Access { space, size, signed, count, slots, address: self.address(place)? };
         Ok(Some(if load { Op::Load(access) } else { Op::Store(access) }))
-    }
-
-    fn atomic(&mut self, parts: &[&str]) -> Decoded {
-        let wants_old = parts[0] == "atom";
-        let [_, qualifiers @ .., name, ty] = parts else { return Ok(None) };
-        let (qualifiers, name) = match (qualifiers, *name) {
-            ([qualifiers @ .., name], "noftz") => (qualifiers, *name),
-            (qualifiers, name) => (qualifiers, name),
-        };
-        let (mut space, mut releases) = (Space::Generic, false);
-        for qualifier in qualifiers {
-            match *qualifier {
-                "global" => space = Space::Global,
-                "shared" | "shared::cta" => space = Space::Shared,
-                "shared::cluster" => space = Space::Cluster,
-                // Every atomic learns of what was released at its place, so that acquiring needs nothing more.
-                "cluster" | "relaxed" | "acquire" | "gpu" | "cta" | "sys" => {}
-                "release" | "acq_rel" => releases = true,
-                _ => return Ok(None),
-            }
-        }
-        let op = match (name, *ty) {
-            ("add", "u32" | "s32" | "u64") => Atomic::Add,
-            ("add", "f32") => Atomic::AddFloat,
-            ("add", "f64") => Atomic::AddDouble,
-            ("add", "f16x2") => Atomic::AddPair(Format::F16),
-            ("add", "bf16x2") => Atomic::AddPair(Format::Bf16),
-            ("min", "s32" | "s64") => Atomic::MinSigned,
-            ("min", "u32" | "u64") => Atomic::MinUnsigned,
-            ("max", "s32" | "s64") => Atomic::MaxSigned,
-            ("max", "u32" | "u64") => Atomic::MaxUnsigned,
-            ("and", "b32" | "b64") => Atomic::And,
-            ("or", "b32" | "b64") => Atomic::Or,
-            ("xor", "b32" | "b64") => Atomic::Xor,
-            ("inc", "u32") => Atomic::Inc,
-            ("dec", "u32") => Atomic::Dec,
-            ("exch", "b32" | "b64") if wants_old => Atomic::Exchange,
-            ("cas", "b32" | "b64") if wants_old => Atomic::CompareExchange,
-            _ => return Ok(None),
-        };
-        let size = type_size(ty).unwrap_or(4) as u8;
-        let wide = size == 8;
-        let first = usize::from(wants_old);
-        let value = |decoder: &mut Self, index| {
-            Ok::<_, Error>(if wide { Slot::D(decoder.d(index)?) } else { Slot::R(decoder.r(index)?) })
-        };
-        let operand = value(self, first + 1)?;
-        let swap = if op == Atomic::CompareExchange { value(self, first + 2)? } else { operand };
-        let ignored = matches!(self.statement.operands.first(), Some(Operand::Word { word: "_", .. }));
-        let wants_old = wants_old && !ignored;
-        let old = if wants_old { self.any_target(0)? } else { operand };
-        let access = Access { space, size, signed: false, count: 1, slots: [old; 4], address: self.address(first)? };
-        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap, wants_old };
-        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
-    }
-
-    /// `ld.acquire`, `st.release` and their relaxed forms: atomics that change nothing, or take the value as it is. What
-    /// they access must hold something, also before such a store.
-    fn strong(&mut self, parts: &[&str]) -> Decoded {
-        let [name, order, qualifiers @ .., ty] = parts else { return Ok(None) };
-        let load = *name == "ld";
-        let releases = match (*order, load) {
-            ("relaxed", _) | ("acquire", true) => false,
-            ("release", false) => true,
-            _ => return Ok(None),
-        };
-        let mut space = Space::Generic;
-        for qualifier in qualifiers {
-            match *qualifier {
-                "global" => space = Space::Global,
-                "shared" | "shared::cta" => space = Space::Shared,
-                "shared::cluster" => space = Space::Cluster,
-                "cta" | "cluster" | "gpu" | "sys" => {}
-                _ => return Ok(None),
-            }
-        }
-        let Some(size @ (4 | 8)) = type_size(ty) else { return Ok(None) };
-        let (place, value) = if load { (1, 0) } else { (0, 1) };
-        let operand = match (load, size) {
-            (true, 8) => Slot::D(self.names.constant64(0)),
-            (true, _) => Slot::R(self.names.constant32(0)),
-            (false, 8) => Slot::D(self.d(value)?),
-            (false, _) => Slot::R(self.r(value)?),
-        };
-        let op = if load { Atomic::Or } else { Atomic::Exchange };
-        let old = if load { self.any_target(0)? } else { operand };
-        let address = self.address(place)?;
-        let access = Access { space, size: size as u8, signed: false, count: 1, slots: [old; 4], address };
-        let atomic = Op::Atomic { op, access: Box::new(access), operand, swap: operand, wants_old: load };
-        if releases { rare(Rare::Release(atomic)) } else { Ok(Some(atomic)) }
-    }
-
-    /// `bar.red` and `barrier.red`: a barrier that counts the threads whose predicate holds.
-    fn barrier_reduce(&mut self, parts: &[&str]) -> Decoded {
-        let plain: Vec<&str> = parts.iter().copied().filter(|part| *part != "cta" && *part != "aligned").collect();
-        let d = match plain[1..] {
-            ["red", "popc", "u32"] => Tally::Count(self.dr(0)?),
-            ["red", "and", "pred"] => Tally::All(self.dp(0)?),
-            ["red", "or", "pred"] => Tally::Any(self.dp(0)?),
-            _ => return Ok(None),
-        };
-        let (count, source) = if self.count() > 3 { (Some(self.r(2)?), 3) } else { (None, 2) };
-        let aligned = plain[0] == "bar" || parts.contains(&"aligned");
-        rare(Rare::BarrierTally { d, id: self.r(1)?, count, source: self.p(source)?, aligned })
-    }
-
-    fn barrier(&mut self, parts: &[&str]) -> Decoded {
-        let (wait, aligned) = match parts[..] {
-            ["bar", "warp", "sync"] => return Ok(Some(Op::WarpBarrier { mask: self.r(0)? })),
-            ["bar", "sync"] | ["bar", "cta", "sync"] => (true, true),
-            ["barrier", "sync"] | ["barrier", "cta", "sync"] => (true, false),
-            ["barrier", "sync", "aligned"] | ["barrier", "cta", "sync", "aligned"] => (true, true),
-            ["bar", "arrive"] | ["bar", "cta", "arrive"] => (false, true),
-            ["barrier", "arrive"] | ["barrier", "cta", "arrive"] => (false, false),
-            ["barrier", "arrive", "aligned"] | ["barrier", "cta", "arrive", "aligned"] => (false, true),
-            _ => return Ok(None),
-        };
-        let count = if self.count() > 1 { Some(self.r(1)?) } else { None };
-        if !wait && count.is_none() {
-            return self.error("a count of threads is missing");
-        }
-        Ok(Some(Op::Barrier { id: self.r(0)?, count, wait, aligned }))
     }
 
     fn shuffle(&mut self, parts: &[&str]) -> Decoded {

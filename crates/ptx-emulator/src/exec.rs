@@ -52,8 +52,9 @@ pub(crate) struct Warp {
     pub sent: u32,
     /// The phase of the cluster's barrier for which it has arrived, until it has waited.
     pub arrived: Option<u64>,
-    /// It has asked in vain whether it may go on, and has not been let on since.
+    /// It has asked in vain whether it may go on, and has not been let on since; and how many slices ago that was.
     pub asking: bool,
+    pub slices: u32,
 }
 
 /// What a launch shares among its warps.

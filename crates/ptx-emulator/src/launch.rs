@@ -1,10 +1,16 @@
-//! Starts a kernel: checks the launch, runs block after block, lets the warps of a block take turns.
+//! Starts a kernel: checks the launch, runs cluster after cluster (mostly of one block each), lets warps take turns.
+
+mod barrier;
+mod start;
+
+use barrier::Barriers;
+use start::{reset, set_addresses, unfold};
 
 use crate::cpu;
-use crate::exec::{Arrival, Asked, Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, lanes, waits_in_vain};
+use crate::exec::{Cluster, Copies, LANES, Machine, Mbarriers, Stop, Warp, waits_in_vain};
 use crate::memory::Memory;
-use crate::op::{Op, Rare, Tally};
-use crate::order::{Clock, HALF, History, Order, Released, SEGMENT};
+use crate::op::{Op, Rare};
+use crate::order::{HALF, History, Order, Released, SEGMENT};
 use crate::parse::{Kernel, Module};
 use crate::registers::Wide;
 use crate::report::{Error, Finding, Kind, Report};
@@ -85,19 +91,6 @@ impl Default for Shape {
     fn default() -> Shape {
         Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3] }
     }
-}
-
-/// A barrier of the block.
-#[derive(Default)]
-struct Barrier {
-    /// Threads that have arrived, and that it takes.
-    arrived: u32,
-    expected: u32,
-    past: Clock,
-    fenced: Clock,
-    /// Threads that say yes, and that were asked.
-    ayes: u32,
-    asked: u32,
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -283,12 +276,32 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
         sent: 0,
         arrived: None,
         asking: false,
+        slices: 0,
     };
     (0..count).map(new).collect()
 }
 
 /// Rounds in which every warp that can run only asks whether it may go on, after which none is taken to get on ever.
 const MOST_IDLE: u32 = 1_000;
+
+/// Slices after which a warp that has asked once is taken to do something else: no loop around a question is as long.
+const OTHER_WORK: u32 = 64;
+
+/// Whether a warp has got on, as far as its stop tells.
+fn has_moved(warp: &mut Warp, stop: &Stop) -> bool {
+    match stop {
+        Stop::Asleep => false,
+        Stop::Yield => {
+            warp.slices = 0;
+            false
+        }
+        Stop::Slice => {
+            warp.slices += 1;
+            !warp.asking || warp.slices > OTHER_WORK
+        }
+        Stop::Done | Stop::Barrier(_) => true,
+    }
+}
 
 struct Launch<'a> {
     module: &'a Module,
@@ -355,7 +368,7 @@ impl Launch<'_> {
     }
 
     fn run_cluster(&mut self, threads: u32) -> Result<(), Error> {
-        let mut barriers: Vec<[Barrier; 16]> = (0..self.blocks()).map(|_| Default::default()).collect();
+        let mut barriers: Vec<Barriers> = (0..self.blocks()).map(|_| Default::default()).collect();
         let mut order: Vec<usize> = (0..self.warps.len()).collect();
         let mut idle = 0;
         loop {
@@ -370,11 +383,7 @@ impl Launch<'_> {
                 let stop =
                     self.run_warp(&mut barriers, index, threads).map_err(|finding| self.report(finding, index))?;
                 ran |= !matches!(stop, Stop::Asleep);
-                moved |= match stop {
-                    Stop::Asleep | Stop::Yield => false,
-                    Stop::Slice => !self.warps[index].asking,
-                    Stop::Done | Stop::Barrier(_) => true,
-                };
+                moved |= has_moved(&mut self.warps[index], &stop);
             }
             if !ran {
                 return self.rest(&barriers);
@@ -389,7 +398,7 @@ impl Launch<'_> {
     }
 
     /// Lets a warp run until it must wait, or others have their turn.
-    fn run_warp(&mut self, barriers: &mut [[Barrier; 16]], index: usize, threads: u32) -> Result<Stop, Finding> {
+    fn run_warp(&mut self, barriers: &mut [Barriers], index: usize, threads: u32) -> Result<Stop, Finding> {
         let rank = self.rank(index);
         self.machine.enter(rank);
         let slice = if self.options.seed == 0 { 4096 } else { self.random.slice() };
@@ -420,92 +429,6 @@ impl Launch<'_> {
         index / self.machine.warps_per_block as usize
     }
 
-    /// Lanes arrive at a barrier; the last ones let all go on, each with the others' work in its past.
-    ///
-    /// Clocks are those of whole warps: lanes that arrive alone bring their warp's past along, and their warp learns of
-    /// the others' when they leave.
-    fn arrive(
-        &mut self,
-        barriers: &mut [Barrier; 16],
-        index: usize,
-        arrival: Arrival,
-        threads: u32,
-    ) -> Result<(), Finding> {
-        let Arrival { id, count, wait, aligned, lanes } = arrival;
-        let warp = &mut self.warps[index];
-        let whole = threads.next_multiple_of(LANES as u32);
-        let expected = count.unwrap_or(whole);
-        let bad = |detail| Err(Finding { kind: Kind::BadOperand, lane: lanes.trailing_zeros(), detail });
-        let Some(barrier) = barriers.get_mut(id as usize) else {
-            return bad(format!("there is no barrier {id}"));
-        };
-        if expected == 0 || expected % LANES as u32 != 0 || expected > whole {
-            return bad(format!("a count of {expected} threads in a block of {threads}"));
-        }
-        if barrier.arrived > 0 && barrier.expected != expected {
-            return bad(format!("{expected} threads expected here, {} by another warp", barrier.expected));
-        }
-        barrier.expected = expected;
-        barrier.arrived += if aligned { LANES as u32 } else { arriving(lanes, warp.index, threads) };
-        if let Some(asked) = warp.tallies.iter().find(|asked| asked.id == id && asked.lanes == lanes) {
-            barrier.ayes += asked.ayes.count_ones();
-            barrier.asked += lanes.count_ones();
-        }
-        barrier.past.join(&warp.order.past);
-        barrier.fenced.join(&warp.order.fenced);
-        if !aligned {
-            warp.order.tick_apart(&mut self.machine.history);
-        } else if !wait {
-            warp.order.meet(&mut self.machine.history);
-        }
-        if wait {
-            warp.waits.push((id, lanes));
-            warp.asleep |= lanes;
-        }
-        if barrier.arrived >= barrier.expected {
-            let done = std::mem::take(barrier);
-            self.release(self.rank(index), id, &done);
-        }
-        Ok(())
-    }
-
-    /// The warps of a block that wait at a barrier go on.
-    fn release(&mut self, rank: usize, id: u32, done: &Barrier) {
-        // When the barrier knows of all that every warp has done, numbers below the next one need no clock any more.
-        let all = self.warps.iter().zip(&done.past.own).all(|(warp, tick)| warp.order.now() == *tick);
-        let floor = (all && self.machine.floors).then(|| self.machine.history.next());
-        let per_block = self.machine.warps_per_block as usize;
-        for warp in &mut self.warps[rank * per_block..][..per_block] {
-            let lanes = warp.waits.iter().filter(|wait| wait.0 == id).fold(0, |lanes, wait| lanes | wait.1);
-            if lanes != 0 {
-                warp.waits.retain(|wait| wait.0 != id);
-                tell(warp, id, done);
-                warp.asleep &= !lanes;
-                // Lanes that have exited keep nobody waiting, and what they did is over.
-                let lanes = lanes | !warp.alive;
-                warp.order.leave_barrier(&mut self.machine.history, &done.past, &done.fenced, (floor, lanes));
-            }
-        }
-    }
-
-    /// No warp can run: the block has ended, or those that are left wait in vain.
-    fn rest(&self, barriers: &[[Barrier; 16]]) -> Result<(), Error> {
-        let warps = || self.warps.iter().enumerate();
-        let waits = || warps().flat_map(|(index, warp)| warp.waits.iter().map(move |wait| (index, wait)));
-        let Some((first, &(id, lanes))) = waits().next() else { return Ok(()) };
-        let rank = self.rank(first);
-        let barrier = &barriers[rank][id as usize];
-        let others_wait = waits().any(|(index, wait)| wait.0 != id || self.rank(index) != rank)
-            || self.warps.iter().any(|warp| warp.blocked != 0);
-        let (kind, why) = if others_wait {
-            (Kind::Deadlock, "the others wait elsewhere")
-        } else {
-            (Kind::DivergentBarrier, "the others have exited")
-        };
-        let detail = format!("{} of {} threads at barrier {id}, {why}", barrier.arrived, barrier.expected);
-        Err(self.report(Finding { kind, lane: lanes.trailing_zeros(), detail }, first))
-    }
-
     fn report(&self, finding: Finding, index: usize) -> Error {
         let warp = &self.warps[index];
         let kernel = self.machine.kernel;
@@ -527,100 +450,9 @@ impl Launch<'_> {
     }
 }
 
-/// Gives the lanes that asked for it the tally of a barrier.
-fn tell(warp: &mut Warp, id: u32, done: &Barrier) {
-    let (told, others) = std::mem::take(&mut warp.tallies).into_iter().partition(|asked| asked.id == id);
-    warp.tallies = others;
-    let told: Vec<Asked> = told;
-    for Asked { lanes: mask, tally, .. } in told {
-        let all = |holds| if holds { u32::MAX } else { 0 };
-        match tally {
-            Tally::Count(d) => lanes(mask).for_each(|lane| warp.r[d as usize][lane] = done.ayes),
-            Tally::All(d) => warp.set_pred(d, mask, all(done.ayes == done.asked)),
-            Tally::Any(d) => warp.set_pred(d, mask, all(done.ayes > 0)),
-        }
-    }
-}
-
-/// How many threads arrive: the lanes, and with a block's last thread those that fill its warp up.
-fn arriving(lanes: u32, warp: usize, threads: u32) -> u32 {
-    let end = (warp as u32 + 1) * LANES as u32;
-    let last = (threads - 1) % LANES as u32;
-    lanes.count_ones() + if end > threads && lanes >> last & 1 == 1 { end - threads } else { 0 }
-}
-
-/// The coordinates of the n-th block or thread of an extent, counted along x first.
-fn unfold(n: u32, [x, y, _]: [u32; 3]) -> [u32; 3] {
-    [n % x, n / x % y, n / x / y]
-}
-
 /// A finding laid to a warp's first living lane.
 fn first_lane(warp: &Warp, kind: Kind, detail: String) -> Finding {
     Finding { kind, lane: warp.alive.trailing_zeros() % LANES as u32, detail }
-}
-
-/// A warp as it is at the start of its block.
-fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3], threads: u32) {
-    let start = (warp.index * LANES) as u32;
-    let count = (threads - start).min(LANES as u32);
-    warp.alive = u32::MAX >> (LANES as u32 - count);
-    (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
-    (warp.sent, warp.arrived, warp.asking) = (0, None, false);
-    warp.waits.clear();
-    warp.tallies.clear();
-    warp.local.fill(0xff);
-    warp.local_written.fill(false);
-    // Registers start as nonsense, so that none is zero by accident.
-    warp.r.fill([u32::MAX; LANES]);
-    warp.d.fill([u64::MAX; LANES]);
-    warp.p.fill(0xaaaa_aaaa);
-    let bank = &kernel.registers;
-    bank.constants32.iter().for_each(|(slot, value)| warp.r[*slot as usize] = [*value; LANES]);
-    bank.constants64.iter().for_each(|(slot, value)| warp.d[*slot as usize] = [*value; LANES]);
-    bank.constants_pred.iter().for_each(|(slot, value)| warp.p[*slot as usize] = if *value { u32::MAX } else { 0 });
-    for (slot, name) in &bank.special {
-        warp.r[*slot as usize] = std::array::from_fn(|lane| special(name, shape, at, start, lane as u32));
-    }
-}
-
-/// Fills the slots that hold addresses of the module's variables.
-fn set_addresses(warp: &mut Warp, kernel: &Kernel, globals: &[u64]) {
-    for (slot, variable, offset) in &kernel.registers.addresses {
-        warp.d[*slot as usize] = [globals[*variable].wrapping_add(*offset as u64); LANES];
-    }
-}
-
-/// The value of a special register in a lane.
-fn special(name: &str, shape: &Shape, at: [u32; 3], start: u32, lane: u32) -> u32 {
-    let thread = start + lane;
-    let tid = unfold(thread, shape.block);
-    let axis = match name.as_bytes().last() {
-        Some(b'y') => 1,
-        Some(b'z') => 2,
-        _ => 0,
-    };
-    match name.split('.').next().unwrap_or(name) {
-        "%tid" => tid[axis],
-        "%ntid" => shape.block[axis],
-        "%clusterid" => at[axis] / shape.cluster[axis],
-        "%nclusterid" => shape.grid[axis] / shape.cluster[axis],
-        "%cluster_ctaid" => at[axis] % shape.cluster[axis],
-        "%cluster_nctaid" => shape.cluster[axis],
-        "%cluster_ctarank" => {
-            let [x, y, z] = std::array::from_fn(|axis| at[axis] % shape.cluster[axis]);
-            x + shape.cluster[0] * (y + shape.cluster[1] * z)
-        }
-        "%cluster_nctarank" => shape.cluster.iter().product(),
-        "%ctaid" => at[axis],
-        "%nctaid" => shape.grid[axis],
-        "%laneid" => lane,
-        "%warpid" => start / LANES as u32,
-        "%lanemask_eq" => 1 << lane,
-        "%lanemask_lt" => (1 << lane) - 1,
-        "%lanemask_le" => u32::MAX >> (31 - lane),
-        "%lanemask_gt" => !(u32::MAX >> (31 - lane)),
-        _ => !((1 << lane) - 1),
-    }
 }
 
 #[cfg(test)]

@@ -36,8 +36,16 @@
 //! [`Options::sanitize`] off; `examples/timing.rs` measures it.
 //!
 //! Blocks run one after another, in an order that the schedule's seed shuffles: a kernel that waits for another block is
-//! reported as endless. `.rn` instructions are exact to the bit; `.approx` ones are computed in f64 and rounded, so that
-//! they lie within the error that the PTX manual allows, and need not have the bits that a GPU gives.
+//! reported as endless. Only the blocks of a cluster run side by side. `.rn` instructions are exact to the bit; `.approx`
+//! ones are computed in f64 and rounded, so that they lie within the error that the PTX manual allows, and need not have
+//! the bits that a GPU gives. The same holds for products on tensor cores (`mma`), whose sums are rounded once.
+//!
+//! What goes on beside a thread is checked as such: bytes that `cp.async` copies are nobody's until its group was waited
+//! for, and those that `st.async` stores until the phase of its `mbarrier` was seen to be over. The shared memory of
+//! another block of the cluster may be reached only between a barrier of the cluster that shows that it has started, and
+//! one that it waits for before it exits.
+//!
+//! An instruction form that is not known is an error that names it, when the text is parsed.
 
 mod access;
 mod compute;

@@ -314,6 +314,41 @@ pub(crate) enum Rare {
         d: R,
         a: D,
     },
+    /// `bfind`: the highest bit that is not the sign, or how far it is below the top.
+    FindBit {
+        signed: bool,
+        from_top: bool,
+        d: R,
+        a: Slot,
+    },
+    /// Some bits of `a`, extended by their sign or by zeros.
+    Extract64 {
+        signed: bool,
+        d: D,
+        a: D,
+        position: R,
+        length: R,
+    },
+    /// The low bits of `a` put into `b`.
+    Insert64 {
+        d: D,
+        a: D,
+        b: D,
+        position: R,
+        length: R,
+    },
+    /// What the lanes of a mask have in common, or together.
+    Reduce {
+        how: Atomic,
+        d: R,
+        a: R,
+        mask: R,
+    },
+    Match {
+        d: R,
+        a: Slot,
+        mask: R,
+    },
     /// Four values of 16 bits into one of 64.
     Pack64 {
         d: D,

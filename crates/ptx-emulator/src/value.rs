@@ -304,6 +304,45 @@ pub(crate) fn insert(a: u32, b: u32, position: u32, length: u32) -> u32 {
     (b & !mask) | (a << position & mask)
 }
 
+/// The same with 64 bits.
+pub(crate) fn insert64(a: u64, b: u64, position: u32, length: u32) -> u64 {
+    let (position, length) = (position & 255, (length & 255).min(64));
+    if position > 63 {
+        return b;
+    }
+    let mask = ((((1u128 << length) - 1) << position) & u128::from(u64::MAX)) as u64;
+    (b & !mask) | (a << position & mask)
+}
+
+/// `length` bits of 64 from `position` on.
+pub(crate) fn extract64(signed: bool, a: u64, position: u32, length: u32) -> u64 {
+    let (position, length) = (position & 255, length & 255);
+    if length == 0 {
+        return 0;
+    }
+    let value = if signed { i128::from(a as i64) } else { i128::from(a) };
+    let shifted = value >> position.min(127);
+    let unused = 128 - length.min(64);
+    // A field that reaches past the end is filled with the sign of the whole, which the wide value has there.
+    if signed { ((shifted << unused) >> unused) as u64 } else { (((shifted as u128) << unused) >> unused) as u64 }
+}
+
+/// The highest bit of `bits` bits that is set, or, in a negative number, that is not; all ones when there is none.
+pub(crate) fn find_bit(signed: bool, from_top: bool, bits: u32, a: u64) -> u32 {
+    let negative = signed && a >> (bits - 1) & 1 == 1;
+    let value = if negative { !a & (u64::MAX >> (64 - bits)) } else { a };
+    match value.checked_ilog2() {
+        None => u32::MAX,
+        Some(found) => {
+            if from_top {
+                bits - 1 - found
+            } else {
+                found
+            }
+        }
+    }
+}
+
 /// Four bytes chosen from the eight of `a` and `b`; the high bit of a choice repeats that byte's sign.
 fn permute(a: u32, b: u32, choice: u32) -> u32 {
     let bytes = u64::from(a) | u64::from(b) << 32;

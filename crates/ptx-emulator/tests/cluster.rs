@@ -132,6 +132,13 @@ fn only_a_barrier_of_the_cluster_orders_its_blocks() {
     let read_peer = "ld.shared::cluster.u32 %r4, [%peers];";
     caught(&format!("{FILL}{SYNC}{read_peer}{FILL}{SYNC}"), Kind::Race);
     clean(&format!("{FILL}{SYNC}{read_peer}{SYNC}{FILL}{SYNC}"));
+    // One block only reads and the other only writes or sends. Who comes first depends on the block.
+    for [one, other] in [["@%p2", "@!%p2"], ["@!%p2", "@%p2"]] {
+        let last = format!("setp.eq.and.u32 %p4, %t, 32, {}; @%p4", &one[1..]);
+        let send = format!("{last} st.shared::cluster.u32 [%peers], 1;");
+        caught(&format!("{FILL}{SYNC} {last} {read_peer} {other} {FILL}{SYNC}"), Kind::Race);
+        caught(&format!("{FILL}{SYNC} {send} {relaxed} {other} {READ}{SYNC}"), Kind::Race);
+    }
     // What was written between arriving and waiting is not in the others' past.
     let late =
         format!("{FILL}{SYNC} barrier.cluster.arrive.release.aligned; {SEND} barrier.cluster.wait.acquire.aligned;");
@@ -153,6 +160,8 @@ fn a_block_stays_until_no_other_can_reach_it() {
         caught(&format!("{FILL}{SYNC}{access} barrier.cluster.arrive.release.aligned;"), Kind::BlockAbsent);
         clean(&format!("{FILL}{SYNC}{access}{SYNC}"));
     }
+    // The same where only one block reaches for the other, before or after that one's exit.
+    caught(&format!("{FILL}{SYNC} @%p2 ld.shared::cluster.u32 %r4, [%peers];"), Kind::BlockAbsent);
     // Nor may it be reached before it is known to have started.
     for access in ["st.shared::cluster.u32 [%peers], %t;", "ld.shared::cluster.u32 %r4, [%peers];"] {
         caught(&format!("{FILL}{access}{SYNC}"), Kind::BlockAbsent);
@@ -236,6 +245,27 @@ fn a_barrier_in_shared_memory_hands_on_what_was_done_before() {
         wait(1)
     );
     caught(&early, Kind::Race);
+}
+
+#[test]
+fn an_arrival_releases_nothing_that_comes_after_it() {
+    // The second warp writes again after it has arrived.
+    let late = format!(
+        "{} xor.b32 %r5, %mine, 128; setp.lt.u32 %p4, %t, 32; {FILL} bar.sync 0; @%p4 bra ON;
+         mbarrier.arrive.shared.b64 _, [%bar]; st.shared.u32 [%mine], %t; bra END; ON: {} ld.shared.u32 %r4, [%r5]; END:",
+        made(32),
+        wait(0)
+    );
+    caught(&late, Kind::Race);
+    // A plain store after one that the barrier announces.
+    let plain = "st.shared::cluster.u32 [%peers+512], 1;";
+    let both = |store: &str, after: &str| {
+        let body = stored("", &format!("{store}{after}"), &wait(0));
+        body.replace(FILL, &format!("{FILL} st.shared.u32 [%mine+512], 7;"))
+            .replace(READ, "ld.shared.u32 %r4, [%mine+512];")
+    };
+    caught(&both(STORE, plain), Kind::Race);
+    assert_eq!(clean(&both(plain, STORE)), [1; 256]);
 }
 
 #[test]
@@ -325,6 +355,18 @@ fn nothing_but_the_wait_makes_such_a_store_seen() {
     assert_eq!(report.opcode, "ld.shared.u32");
     // A wait for the phase before.
     caught(&stored("", STORE, &wait(1)), Kind::Race);
+    // Nor has it happened yet for whoever stored it, or while bytes are missing.
+    let own = "mapa.shared::cluster.u32 %r5, %mine, %rank; mapa.shared::cluster.u32 %r6, %bar, %rank;
+        st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r5], %r2, [%r6];";
+    caught(&stored("", own, ""), Kind::Race);
+    caught(&stored("", STORE, SYNC).replace(", 256;", ", 260;"), Kind::Race);
+    caught(&stored("", own, "").replace(", 256;", ", 260;"), Kind::Race);
+    // In a block of its own, too, a barrier says nothing of what is beside the threads.
+    for after in ["bar.sync 0;", SYNC] {
+        let alone = Shape { cluster: [1; 3], ..shape(1) };
+        let error = launch_with(&stored("", own, after), &alone, &Options::default());
+        assert!(matches!(&error, Err(Error::Kernel(report)) if report.kind == Kind::Race), "{error:?}");
+    }
     // A single warp that has waited can tell the other by a barrier.
     let first = format!("setp.lt.u32 %p4, %t, 32; @!%p4 bra ON; {} ON: ", wait(0));
     clean(&stored("", STORE, &format!("{first} bar.sync 0;")));
@@ -377,5 +419,21 @@ fn unknown_forms_stop_with_their_name() {
             Err(Error::UnknownOpcode { opcode: named, .. }) => assert_eq!(named, opcode),
             other => panic!("{opcode}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_long_calculation_between_two_questions_is_no_deadlock() {
+    // All threads arrive. The first warp asks, counts for long, and only then makes the last arrival that is missing.
+    let body = format!(
+        "{} setp.lt.u32 %p4, %t, 32; mbarrier.arrive.shared.b64 _, [full]; @!%p4 bra END;
+         AGAIN: mbarrier.try_wait.parity.shared.b64 %p5, [full], 0; @%p5 bra END;
+         mov.u32 %r5, 0; COUNT: add.u32 %r5, %r5, 1; setp.lt.u32 %p5, %r5, 40000; @%p5 bra COUNT;
+         setp.eq.u32 %p5, %t, 0; @%p5 mbarrier.arrive.shared.b64 _, [full]; bar.warp.sync -1; bra AGAIN; END: mov.u32 %r4, 9;",
+        made(65)
+    );
+    for seed in [0, 1, 2] {
+        let got = launch_with(&body, &shape(2), &Options { seed, ..Options::default() });
+        assert_eq!(got.unwrap_or_else(|error| panic!("seed {seed}: {error}")), [9; 128]);
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{check, f, l, run, s};
+use ptx_emulator::{Error, Kind};
 
 // f16: 1 sign, 5 exponent (bias 15), 10 fraction bits. 1.0 = 0x3c00, 2.0 = 0x4000, 65504 = 0x7bff, 2^-24 = 0x0001.
 // bf16: the upper half of an f32. 1.0 = 0x3f80, 3.0 = 0x4040.
@@ -157,6 +158,50 @@ fn whole_numbers_that_are_seldom_met() {
     check("popc.b64 %r4, %rd1", &[0xff00_0000_0000_0001], 9);
     check("clz.b64 %r4, %rd1", &[1 << 40], 23);
     check("brev.b64 %rd4, %rd1", &[1], l(i64::MIN));
+    for (op, a, expected) in [
+        ("bfind.u32", 0x100, 8),
+        ("bfind.u32", 0, -1),
+        ("bfind.s32", -1, -1),
+        ("bfind.s32", -5, 2),
+        ("bfind.u32", -5, 31),
+        ("bfind.shiftamt.u32", 0x100, 23),
+        ("bfind.shiftamt.s32", -5, 29),
+    ] {
+        check(&format!("{op} %r4, %r1"), &[s(a)], s(expected));
+    }
+    check("bfind.u64 %r4, %rd1", &[1 << 40], 40);
+    check("bfind.shiftamt.s64 %r4, %rd1", &[l(-5)], 61);
+    check("bfe.u64 %rd4, %rd1, 36, 8", &[0xabc << 32], 0xab);
+    check("bfe.s64 %rd4, %rd1, 36, 8", &[0xabc << 32], l(0xab - 0x100));
+    check("bfe.s64 %rd4, %rd1, 60, 8", &[9 << 60], l(9 - 16));
+    check("bfe.u64 %rd4, %rd1, 60, 8", &[9 << 60], 9);
+    check("bfe.u64 %rd4, %rd1, 0, 64", &[l(-2)], l(-2));
+    check("bfe.s64 %rd4, %rd1, 8, 0", &[l(-2)], 0);
+    check("bfi.b64 %rd4, %rd1, %rd2, 36, 8", &[0x1ab, l(-1)], 0xffff_fabf_ffff_ffff);
+    check("bfi.b64 %rd4, %rd1, %rd2, 0, 64", &[7, 9], 7);
+    check("bfi.b64 %rd4, %rd1, %rd2, 64, 8", &[7, 9], 9);
     check("mov.b64 %rd4, {%h1, %h2, %h2, %h1}", &[1, 2], 0x0001_0002_0002_0001);
     assert_eq!(run("mov.b64 {%h3, _, %h4, %h5}, %rd1;", "%h4", &[0x0004_0003_0002_0001], 1).unwrap()[0], 3);
+}
+
+#[test]
+fn lanes_of_a_mask_together() {
+    let lanes = |body: &str| run(body, "%r4", &[], 32).unwrap();
+    assert_eq!(lanes("redux.sync.add.s32 %r4, %lane, -1;"), vec![496; 32]);
+    assert_eq!(lanes("sub.s32 %r5, 3, %lane; redux.sync.min.s32 %r4, %r5, -1;"), vec![s(-28); 32]);
+    assert_eq!(lanes("sub.s32 %r5, 3, %lane; redux.sync.min.u32 %r4, %r5, -1;"), vec![0; 32]);
+    assert_eq!(lanes("sub.s32 %r5, 3, %lane; redux.sync.max.s32 %r4, %r5, -1;"), vec![3; 32]);
+    assert_eq!(lanes("sub.s32 %r5, 3, %lane; redux.sync.max.u32 %r4, %r5, -1;"), vec![s(-1); 32]);
+    assert_eq!(lanes("or.b32 %r5, %lane, 32; redux.sync.and.b32 %r4, %r5, -1;"), vec![32; 32]);
+    assert_eq!(lanes("redux.sync.or.b32 %r4, %lane, -1;"), vec![31; 32]);
+    assert_eq!(lanes("redux.sync.xor.b32 %r4, %lane, -1;"), vec![0; 32]);
+    // Each half for itself.
+    let halves = "mov.u32 %r5, 0xffff; setp.gt.u32 %p1, %lane, 15; @%p1 mov.u32 %r5, 0xffff0000;
+        @%p1 bra HIGH; redux.sync.add.u32 %r4, %lane, %r5; bra END; HIGH: redux.sync.add.u32 %r4, %lane, %r5; END:";
+    assert_eq!(lanes(halves), (0..32).map(|lane| if lane < 16 { 120 } else { 376 }).collect::<Vec<u64>>());
+    let same = (0..32).map(|lane| 0x1111_1111 << (lane % 4)).collect::<Vec<u64>>();
+    assert_eq!(lanes("and.b32 %r5, %lane, 3; match.any.sync.b32 %r4, %r5, -1;"), same);
+    assert_eq!(lanes("and.b32 %r5, %lane, 3; mul.wide.u32 %rd4, %r5, -1; match.any.sync.b64 %r4, %rd4, -1;"), same);
+    let some = "setp.lt.u32 %p1, %lane, 5; @%p1 redux.sync.add.u32 %r4, %lane, -1;";
+    assert!(matches!(run(some, "%r4", &[], 32), Err(Error::Kernel(r)) if r.kind == Kind::DivergentWarp));
 }

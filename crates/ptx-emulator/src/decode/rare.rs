@@ -1,7 +1,7 @@
 //! Forms that are seldom met, and fit no family.
 
 use super::{Decoded, Decoder, Operand};
-use crate::op::{Op, R, Rare};
+use crate::op::{Atomic, Op, R, Rare, Slot};
 
 impl Decoder<'_, '_> {
     /// `set`: like `setp`, but with a number as its result; the result's type stands before the sources'.
@@ -22,6 +22,47 @@ impl Decoder<'_, '_> {
 
     pub(super) fn count64(&mut self, leading: bool) -> Decoded {
         rare(Rare::Count64 { leading, d: self.dr(0)?, a: self.d(1)? })
+    }
+
+    pub(super) fn find_bit(&mut self, from_top: bool, ty: &str) -> Decoded {
+        let a = match ty {
+            "u32" | "s32" => Slot::R(self.r(1)?),
+            "u64" | "s64" => Slot::D(self.d(1)?),
+            _ => return Ok(None),
+        };
+        rare(Rare::FindBit { signed: ty.starts_with('s'), from_top, d: self.dr(0)?, a })
+    }
+
+    pub(super) fn insert64(&mut self) -> Decoded {
+        let (d, a, b) = (self.dd(0)?, self.d(1)?, self.d(2)?);
+        rare(Rare::Insert64 { d, a, b, position: self.r(3)?, length: self.r(4)? })
+    }
+
+    pub(super) fn extract64(&mut self, signed: bool) -> Decoded {
+        let (d, a) = (self.dd(0)?, self.d(1)?);
+        rare(Rare::Extract64 { signed, d, a, position: self.r(2)?, length: self.r(3)? })
+    }
+
+    /// `redux` and `match.any`.
+    pub(super) fn across(&mut self, parts: &[&str]) -> Decoded {
+        let how = match parts {
+            ["match", "any", "sync", "b32"] => {
+                return rare(Rare::Match { d: self.dr(0)?, a: Slot::R(self.r(1)?), mask: self.r(2)? });
+            }
+            ["match", "any", "sync", "b64"] => {
+                return rare(Rare::Match { d: self.dr(0)?, a: Slot::D(self.d(1)?), mask: self.r(2)? });
+            }
+            ["redux", "sync", "add", "u32" | "s32"] => Atomic::Add,
+            ["redux", "sync", "min", "u32"] => Atomic::MinUnsigned,
+            ["redux", "sync", "min", "s32"] => Atomic::MinSigned,
+            ["redux", "sync", "max", "u32"] => Atomic::MaxUnsigned,
+            ["redux", "sync", "max", "s32"] => Atomic::MaxSigned,
+            ["redux", "sync", "and", "b32"] => Atomic::And,
+            ["redux", "sync", "or", "b32"] => Atomic::Or,
+            ["redux", "sync", "xor", "b32"] => Atomic::Xor,
+            _ => return Ok(None),
+        };
+        rare(Rare::Reduce { how, d: self.dr(0)?, a: self.r(1)?, mask: self.r(2)? })
     }
 
     pub(super) fn pack64(&mut self, quarters: &[Operand<'_>]) -> Decoded {

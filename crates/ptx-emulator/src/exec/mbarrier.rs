@@ -202,18 +202,18 @@ impl Machine<'_> {
             self.set_stamp(spot, bytes, IN_FLIGHT);
             warp.sent += 1;
             let (warps, tick) = (self.warps_per_block * self.cluster.peers.len() as u32, warp.sent);
-            let agent = warps + warp.order.warp;
+            let beside = warps + warp.order.warp;
             if spot.space == Space::Cluster {
-                self.cluster.visit(rank, agent, tick);
+                self.cluster.visit(rank, beside, tick);
             }
-            let stamp = warp.order.stamp_beside(&mut self.history, (agent, tick), lane as u32);
+            let stamp = warp.order.stamp_beside(&mut self.history, (beside, tick), lane as u32);
             let data = access.slots[..access.count as usize].iter();
             let data = data.flat_map(|slot: &Slot| warp.get(*slot, lane).to_le_bytes()[..size].to_vec()).collect();
             let spot = Spot { space: Space::Cluster, number: rank, ..spot };
             let state = self.state(lane, key)?;
             state.bytes -= bytes as i64;
             state.gathering.join(&warp.order.past);
-            state.gathering.note(agent, tick);
+            state.gathering.note(beside, tick);
             state.stores.push(Store { to: spot, bytes: data, stamp });
             let done = state.complete();
             self.finish_stores(done);

@@ -4,7 +4,7 @@ use super::{ALL, Arrival, Asked, Flow, Found, LANES, Machine, Warp, find, lanes}
 use crate::access::addresses;
 use crate::compute::logic;
 use crate::mma;
-use crate::op::{Address, Comparison, Mma, Op, R, Rare, Space};
+use crate::op::{Address, Comparison, Mma, Op, R, Rare, Slot, Space};
 use crate::report::Kind;
 use crate::value;
 
@@ -28,6 +28,40 @@ impl Machine<'_> {
                 let value = warp.d[*a as usize][lane];
                 warp.r[*d as usize][lane] = if *leading { value.leading_zeros() } else { value.count_ones() };
             }),
+            Rare::FindBit { signed, from_top, d, a } => lanes(active).for_each(|lane| {
+                let bits = if matches!(a, Slot::R(_)) { 32 } else { 64 };
+                warp.r[*d as usize][lane] = value::find_bit(*signed, *from_top, bits, warp.get(*a, lane));
+            }),
+            Rare::Extract64 { signed, d, a, position, length } => lanes(active).for_each(|lane| {
+                let (position, length) = (warp.r[*position as usize][lane], warp.r[*length as usize][lane]);
+                warp.d[*d as usize][lane] = value::extract64(*signed, warp.d[*a as usize][lane], position, length);
+            }),
+            Rare::Insert64 { d, a, b, position, length } => lanes(active).for_each(|lane| {
+                let (position, length) = (warp.r[*position as usize][lane], warp.r[*length as usize][lane]);
+                let (a, b) = (warp.d[*a as usize][lane], warp.d[*b as usize][lane]);
+                warp.d[*d as usize][lane] = value::insert64(a, b, position, length);
+            }),
+            Rare::Reduce { mask: slot, .. } | Rare::Match { mask: slot, .. }
+                if !self.gathered_by_mask(warp, *slot, active, mask)? =>
+            {
+                return Ok(Flow::Block);
+            }
+            Rare::Reduce { how, d, a, mask } => {
+                let (values, masks) = (warp.r[*a as usize], warp.r[*mask as usize]);
+                let join = |x: u32, y: u32| value::atomic(*how, 4, x.into(), y.into(), 0) as u32;
+                for lane in lanes(active) {
+                    let all = lanes(masks[lane]).map(|other| values[other]);
+                    warp.r[*d as usize][lane] = all.reduce(join).unwrap_or(0);
+                }
+            }
+            Rare::Match { d, a, mask } => {
+                let masks = warp.r[*mask as usize];
+                let values: [u64; LANES] = std::array::from_fn(|lane| warp.get(*a, lane));
+                for lane in lanes(active) {
+                    let same = lanes(masks[lane]).filter(|other| values[*other] == values[lane]);
+                    warp.r[*d as usize][lane] = same.fold(0, |mask, other| mask | 1 << other);
+                }
+            }
             Rare::Pack64 { d, quarters } => lanes(active).for_each(|lane| {
                 let part = |i: usize| u64::from(warp.r[quarters[i] as usize][lane] & 0xffff) << (16 * i);
                 warp.d[*d as usize][lane] = (0..4).fold(0, |value, i| value | part(i));

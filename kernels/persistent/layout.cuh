@@ -1,0 +1,92 @@
+// layout: how the persistent kernels lay out a model, and the sizes that are fixed when they are compiled.
+//
+// The program puts five lines before this text, chosen for the model and the GPU (src/cuda/variant.rs):
+//
+//     VARIANT_UNITS            hidden units, padded to a multiple of 16: a warp owns 16 of them
+//     VARIANT_INPUTS           inputs of a step and 3 for the bias, padded to a multiple of 16
+//     VARIANT_FORWARD_SHARED   of the forward weights' tiles along k, how many lie in shared memory; the others in registers
+//     VARIANT_BACKWARD_SHARED  the same of the backward weights' tiles
+//     VARIANT_CHAINS           chains of sums of a forward product, 1 or 2
+//
+// A block owns a tile of 8 rows of the batch. Whatever it holds of a step lies as [row of the matrix][8 rows of the batch] in
+// bf16, 16 bytes for each row of the matrix: that is what a lane's results fill in one store of 4 bytes, 128 bytes together for
+// a warp, what ldmatrix reads as an operand of the recurrent products, and what it reads as operands of the weight gradients'.
+// Everything that is padded is zero, so that it adds nothing to anything.
+//
+// Gate rows stand in tiles of 8 units: row (u / 8) · 32 + gate · 8 + u % 8 for unit u. So one lane's results are all four
+// gates of its own units, and cells never leave registers.
+//
+// hx  bf16 [T+1][tiles][UNITS + INPUTS][8]   of step t: h_{t-1}, then x_t, then 1, 1, 1 against the bias, then zeros; of x the
+//                                            last slot has nothing
+// da  bf16 [T][tiles][4 · UNITS][8]          gradient by the gates before their activation, in gate rows
+//
+// The bias, with the forget bias in it, stands in the weights as a sum of three bf16, each against a 1 of x: all 24 bits of it
+// get into the sums, and its gradient is a row of the weight gradients' product.
+
+constexpr int GATES = 4;
+constexpr int GATE_I = 0, GATE_F = 1, GATE_G = 2, GATE_O = 3;
+constexpr int TILE_ROWS = 8;    // rows of the batch of one block
+constexpr int WARP_UNITS = 16;  // hidden units of a warp, in two groups of 8: a lane has one unit of each
+constexpr int GROUPS = 2;
+constexpr int DEPTH = 16;       // summands of one tensor-core instruction
+constexpr int BIAS_PARTS = 3;
+
+constexpr int UNITS = VARIANT_UNITS, INPUTS = VARIANT_INPUTS;
+constexpr int WARPS = UNITS / WARP_UNITS, THREADS = WARPS * WARP;
+constexpr int INPUT_TILES = INPUTS / DEPTH;                  // tiles of DEPTH summands, x first
+constexpr int FORWARD_TILES = INPUT_TILES + UNITS / DEPTH;
+constexpr int BACKWARD_TILES = GATES * UNITS / DEPTH;
+constexpr int FORWARD_SHARED = VARIANT_FORWARD_SHARED, BACKWARD_SHARED = VARIANT_BACKWARD_SHARED;
+constexpr int CHAINS = VARIANT_CHAINS;
+constexpr int BACKWARD_CHAINS = 4;
+static_assert(UNITS % WARP_UNITS == 0 && INPUTS % DEPTH == 0 && UNITS > 0 && INPUTS > 0, "whole tiles");
+static_assert(FORWARD_SHARED < FORWARD_TILES && BACKWARD_SHARED < BACKWARD_TILES, "some tiles lie in registers");
+static_assert(BACKWARD_SHARED % 2 == 0, "backward tiles are loaded in pairs");
+
+constexpr int ROW_BYTES = TILE_ROWS * 2;                     // of one row of a matrix
+constexpr int ROW_WORDS = ROW_BYTES / 4;
+constexpr int HX_WORDS = (UNITS + INPUTS) * ROW_WORDS;       // of one step of one tile
+constexpr int DA_WORDS = GATES * UNITS * ROW_WORDS;
+constexpr int SAVED = WARPS * GROUPS * WARP;                 // of one step of one tile, in places of one lane each
+constexpr int X_SLOTS = 4;                                   // steps of x on their way or in use
+
+// Weights are operands a of multiply_add: for each tile of DEPTH columns, each warp and each of its tiles of 16 rows, 32 lanes
+// of 8 numbers. Of forward weights rows are gates and columns are x, bias parts and h; a warp has four tiles of rows: gates i and
+// f of its first group of units, g and o of it, then those of its second. Of backward weights rows are a warp's units and columns
+// are gate rows.
+//
+// Place of the number in `row` and `column` of a tile of 16 rows and DEPTH columns.
+DEVICE int place_in_tile(int row, int column) {
+    const int lane = row % 8 * 4 + column % 8 / 2, word = row / 8 + column / 8 * 2;
+    return lane * 8 + word * 2 + column % 2;
+}
+
+// Place of a gate's weight of `unit` against column k of [x, bias parts, padding, h].
+DEVICE int forward_place(int k, int gate, int unit) {
+    const int m = unit % WARP_UNITS / 8 * 2 + gate / 2;
+    const int tile = (k / DEPTH * WARPS + unit / WARP_UNITS) * 2 * GROUPS + m;
+    return tile * 16 * DEPTH + place_in_tile(gate % 2 * 8 + unit % 8, k % DEPTH);
+}
+
+// Place of the weight from `unit`'s h to a gate of `of_gate`.
+DEVICE int backward_place(int unit, int gate, int of_gate) {
+    const int tile = (of_gate / 8 * 2 + gate / 2) * WARPS + unit / WARP_UNITS;
+    return tile * 16 * DEPTH + place_in_tile(unit % WARP_UNITS, gate % 2 * 8 + of_gate % 8);
+}
+
+// Gate row of a gate of `unit`.
+DEVICE int gate_row(int gate, int unit) {
+    return unit / TILE_ROWS * TILE_ROWS * GATES + gate * TILE_ROWS + unit % TILE_ROWS;
+}
+
+// Shared memory of persistent_lstm, in bytes. Forward and backward use the same space, one after the other.
+constexpr int FRAGMENT_BYTES = 16 * WARP;                    // a tile of weights of one warp
+constexpr int FORWARD_H = 0;                                 // h [2][UNITS][8]
+constexpr int FORWARD_X = FORWARD_H + 2 * UNITS * ROW_BYTES; // x [X_SLOTS][INPUTS][8]
+constexpr int FORWARD_WEIGHTS = FORWARD_X + X_SLOTS * INPUTS * ROW_BYTES;
+constexpr int FORWARD_END = FORWARD_WEIGHTS + FORWARD_SHARED * WARPS * 2 * GROUPS * FRAGMENT_BYTES;
+constexpr int BACKWARD_DA = 0;                               // da [2][4 · UNITS][8]
+constexpr int BACKWARD_WEIGHTS = BACKWARD_DA + 2 * GATES * UNITS * ROW_BYTES;
+constexpr int BACKWARD_END = BACKWARD_WEIGHTS + BACKWARD_SHARED * WARPS * FRAGMENT_BYTES;
+constexpr int HEAD_H = FORWARD_END > BACKWARD_END ? FORWARD_END : BACKWARD_END;  // h_T, f32 [8][UNITS]
+constexpr int HEAD_LOGITS = HEAD_H + TILE_ROWS * UNITS * 4;  // logits, then their gradient, f32 [8][K]

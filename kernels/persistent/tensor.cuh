@@ -1,0 +1,105 @@
+// What the persistent kernels say in PTX: products on tensor cores, loads of their operands, copies that go on beside the
+// thread, and pairs of narrow numbers. Needs sm_80. All inline PTX of this unit is in this file.
+
+typedef unsigned short u16;
+
+// d [16,8] += a [16,16] · b [16,8], a and b in bf16, sums in f32. With row = lane / 4 and pair = 2 · (lane % 4):
+//     a.x (row; k = pair, pair + 1)   a.y (row + 8; the same k)   a.z (row; k + 8)   a.w (row + 8; k + 8)
+//     low (k = pair, pair + 1; column = row)                      high (k + 8)
+//     d[0], d[1] (row; columns pair, pair + 1)                    d[2], d[3] (row + 8)
+DEVICE void multiply_add(float (&d)[4], const uint4& a, u32 low, u32 high) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(low), "r"(high));
+}
+
+// Address of shared memory as ldmatrix and cp.async take it.
+DEVICE u32 shared_address(const void* pointer) {
+    return (u32)__cvta_generic_to_shared(pointer);
+}
+
+// Four matrices of 8 rows of 16 bytes: lane l gives the address of row l % 8 of matrix l / 8.
+DEVICE uint4 load_matrices(u32 address) {
+    uint4 to;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                 : "r"(address)
+                 : "memory");
+    return to;
+}
+
+// The same, each matrix transposed.
+DEVICE uint4 load_transposed(u32 address) {
+    uint4 to;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                 : "r"(address)
+                 : "memory");
+    return to;
+}
+
+// Two matrices, transposed; the addresses of lanes 0 to 15 count.
+DEVICE uint2 load_two_transposed(u32 address) {
+    uint2 to;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
+                 : "=r"(to.x), "=r"(to.y)
+                 : "r"(address)
+                 : "memory");
+    return to;
+}
+
+// Starts to copy 16 bytes to shared memory.
+DEVICE void start_copy(u32 to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(from) : "memory");
+}
+
+// What this thread has started since the last call is a group.
+DEVICE void close_copies() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until at most the youngest `LEFT` groups of this thread are on their way.
+template <int LEFT>
+DEVICE void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+// Two numbers, rounded to nearest even, the first in the low half.
+DEVICE u32 pair_of_bf16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+DEVICE u32 pair_of_f16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+// The low half (0) or the high half (1) of a pair of f16.
+DEVICE float half_of_pair(u32 pair, int half) {
+    float value;
+    asm("cvt.f32.f16 %0,%1;" : "=f"(value) : "h"((u16)(half ? pair >> 16 : pair)));
+    return value;
+}
+
+// x, rounded to bf16: its 16 bits, and as a number.
+DEVICE u16 bits_of_bf16(float x) {
+    return (u16)pair_of_bf16(x, 0.0f);
+}
+
+DEVICE float rounded_to_bf16(float x) {
+    return __uint_as_float(pair_of_bf16(x, 0.0f) << 16);
+}
+
+// One special-function instruction; error at most 2^-11 of the result.
+DEVICE float fast_tanh(float x) {
+    float y;
+    asm("tanh.approx.f32 %0,%1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE float fast_sigmoid(float x) {
+    return fmaf(fast_tanh(0.5f * x), 0.5f, 0.5f);
+}

@@ -1,0 +1,127 @@
+//! PTX of some variants of the persistent kernels, for tests: they run it in the emulator and so need nothing but Rust.
+//!
+//! It is kept in the repository, packed, under the hash of the text that it was made of. Other variants are compiled.
+
+use super::kept;
+use super::nvrtc::{Nvrtc, Target};
+use super::sources;
+use super::variant::Variant;
+use crate::{Error, Result};
+use flate2::read::GzDecoder;
+use std::io::Read;
+
+/// The file, from the repository's root.
+pub const PATH: &str = "kernels/persistent/kept.ptx.gz";
+
+/// The oldest architecture that the persistent kernels are for.
+pub const ARCHITECTURE: &str = "compute_80";
+
+const PACKED: &[u8] = include_bytes!("../../kernels/persistent/kept.ptx.gz");
+
+/// Sizes of the variants that are kept: units, inputs, forward and backward tiles in shared memory, chains.
+const SIZES: [[usize; 5]; 10] = [
+    [16, 16, 0, 0, 2],
+    [32, 32, 0, 0, 2],
+    [48, 16, 0, 0, 2],
+    [48, 48, 0, 0, 2],
+    [64, 32, 0, 0, 2],
+    [112, 32, 0, 0, 2],
+    [128, 16, 0, 0, 2],
+    [128, 32, 0, 0, 2],
+    [128, 48, 1, 0, 2],
+    [192, 32, 8, 28, 1],
+];
+
+/// All variants that are kept.
+pub fn variants() -> impl Iterator<Item = Variant> {
+    SIZES.into_iter().map(|[units, inputs, forward_shared, backward_shared, chains]| Variant {
+        units,
+        inputs,
+        forward_shared,
+        backward_shared,
+        chains,
+    })
+}
+
+/// The line before a variant's PTX.
+fn mark(variant: &Variant) -> String {
+    let Variant { units, inputs, forward_shared, backward_shared, chains } = variant;
+    format!("//// variant {units} {inputs} {forward_shared} {backward_shared} {chains}\n")
+}
+
+fn first_line() -> String {
+    format!("// Persistent kernels. Sources, SHA-256: {}\n", sources::hash_of(sources::PERSISTENT))
+}
+
+/// The kept text, unpacked.
+///
+/// # Errors
+///
+/// [`Error::Failed`] if the file is broken.
+pub fn text() -> Result<String> {
+    let mut text = String::new();
+    let read = GzDecoder::new(PACKED).read_to_string(&mut text);
+    read.map(|_| text).map_err(|error| Error::Failed(format!("{PATH}: {error}")))
+}
+
+/// Whether the kept PTX was made of the kernels in this program.
+///
+/// # Errors
+///
+/// [`Error::Failed`] if the file is broken.
+pub fn is_current() -> Result<bool> {
+    Ok(text()?.starts_with(&first_line()))
+}
+
+/// PTX of a variant: what is kept, if it is of these kernels, else what NVRTC makes.
+///
+/// # Errors
+///
+/// [`Error::Device`] if it is not kept and there is no NVRTC.
+pub fn ptx(variant: &Variant) -> Result<String> {
+    let (text, mark) = (text()?, mark(variant));
+    let kept = text.starts_with(&first_line()).then(|| text.split_once(&mark)).flatten();
+    match kept {
+        Some((_, rest)) => Ok(rest.split("//// variant").next().unwrap_or_default().to_owned()),
+        None => make_one(&Nvrtc::open()?, &variant.source()),
+    }
+}
+
+/// PTX of the persistent kernels' text after its sizes.
+///
+/// # Errors
+///
+/// Those of [`Nvrtc::compile`].
+pub fn make_one(nvrtc: &Nvrtc, source: &str) -> Result<String> {
+    let compiled = nvrtc.compile(source, "variant.cu", &Target::Ptx(ARCHITECTURE.into()))?;
+    kept::lowered(&String::from_utf8_lossy(&compiled.code))
+}
+
+/// What the file should hold, unpacked, made afresh.
+///
+/// # Errors
+///
+/// Those of [`Nvrtc::compile`].
+pub fn make(nvrtc: &Nvrtc) -> Result<String> {
+    let mut text = first_line();
+    for variant in variants() {
+        text += &mark(&variant);
+        text += &make_one(nvrtc, &variant.source())?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kept_ptx_is_of_these_kernels() {
+        assert!(is_current().unwrap(), "{PATH} is stale: renew it (needs NVRTC) with\n{}", kept::RENEW);
+        let text = text().unwrap();
+        for variant in variants() {
+            assert!(text.contains(&mark(&variant)), "{variant:?}");
+        }
+    }
+}

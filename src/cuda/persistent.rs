@@ -1,0 +1,412 @@
+//! Launches `kernels/persistent/`: a batch from its sequences to the gradient of all parameters, in few launches.
+//!
+//! Four launches are a training iteration. One does all steps forward and backward, a block for each 8 sequences; the second the
+//! weight gradients, one product over all steps and sequences in parts; the third adds the parts, unfolds the input layer's
+//! gradients, updates all parameters and leaves recurrent weights as operands of the next iteration; the fourth folds the input
+//! layer again. Where the gradient itself is wanted, to be clipped or looked at, it takes the launches of [`super::backward`].
+
+#![allow(unsafe_code)]
+
+use super::device::{Arg, Buffer, Device, Launch, Limits, Part, arg_or_null, int, tiles};
+use super::gather::DeviceSequences;
+use super::linear::{Form, Product, product, sum_parts};
+use super::tiles::{
+    FOLD_COLUMNS, FOLD_THREADS, GRADIENT_COLUMNS, GRADIENT_THREADS, PACK_THREADS, PARTS_THREADS, STAGE_TILES,
+    UNPACK_THREADS, UPDATE_THREADS,
+};
+use super::variant::{TILE_ROWS, Variant};
+use super::weights::{Weights, joined};
+use crate::error::Result;
+use crate::optimizer::Adam;
+use crate::shape::{Dims, ParamLayout, Tensors};
+
+/// The kernel that takes dynamic shared memory.
+pub(super) const DYNAMIC_SHARED: &str = "persistent_lstm";
+
+/// Most numbers in all parts of the weight gradients together.
+const MOST_NUMBERS: usize = 16 << 20;
+
+/// What a batch of `batch` sequences, B, needs and leaves, besides parameters.
+pub struct Persistent<D: Device> {
+    dims: Dims,
+    variant: Variant,
+    batch: usize,
+    /// Parts of the weight gradients' product, S.
+    parts_count: usize,
+    /// Operand tiles of the weights, in words of 4 bytes.
+    forward_weights: Buffer<D, u32>,
+    /// Likewise.
+    backward_weights: Buffer<D, u32>,
+    /// h and x of all steps, in bf16.
+    hx: Buffer<D, u32>,
+    /// Gradient by the gates before their activation, in bf16.
+    da: Buffer<D, u32>,
+    /// Gates of all steps, in f16.
+    saved_gates: Buffer<D, u32>,
+    /// Cells of all steps, in f16.
+    saved_cells: Buffer<D, u32>,
+    /// `[B,K]`
+    logits: Buffer<D, f32>,
+    /// `[B]`
+    loss: Buffer<D, f32>,
+    /// `[B]`
+    predicted: Buffer<D, u32>,
+    /// Class of each sequence, `[B]`.
+    labels: Buffer<D, u32>,
+    /// Each tile's part of the gradient of the head, `[tiles][(H+1)·K]`.
+    head_parts: Buffer<D, f32>,
+    /// Parts of the weight gradients.
+    parts: Buffer<D, f32>,
+    /// Blocks of the weight gradients' product that are done, for each of its columns of blocks; zero between launches.
+    counters: Buffer<D, u32>,
+    /// Gradient by the folded weights and, as its last row, by the bias, `[J,G]`.
+    d_fold: Buffer<D, f32>,
+    /// Gradient of the mean loss, laid out as the flat parameters.
+    gradient: Buffer<D, f32>,
+}
+
+/// What an update needs besides parameters and gradient, and where it leaves the batch's metrics.
+pub struct Step<'a> {
+    /// The optimizer, whose clipping is not done.
+    pub adam: &'a Adam,
+    /// [`Adam::step_size`] of S steps.
+    pub step_sizes: Part<'a, f32>,
+    /// Which of the S steps this is, `[1]`.
+    pub turn: Part<'a, u32>,
+    /// `[S]`
+    pub mean_loss: Part<'a, f32>,
+    /// `[S]`
+    pub correct: Part<'a, u32>,
+}
+
+/// Where the state after the last step goes, h and c `[B,H]` each, if it is wanted.
+pub type Last<'a> = Option<(Part<'a, f32>, Part<'a, f32>)>;
+
+impl<D: Device> Persistent<D> {
+    /// Buffers for a batch; the device must have loaded `variant`.
+    ///
+    /// # Errors
+    ///
+    /// If the device has no more memory.
+    pub fn new(device: &D, dims: Dims, variant: Variant, batch: usize, limits: &Limits) -> Result<Self> {
+        let row_tiles = batch.div_ceil(TILE_ROWS);
+        let [hx, da] = variant.step_words();
+        let saved = row_tiles * dims.t * variant.saved();
+        let parts_count = parts_count(&variant, dims.t * row_tiles, limits.multiprocessors as usize);
+        let threads = variant.threads();
+        let mut counters = Buffer::new(device, "counters", tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize)?;
+        counters.zero(device, counters.len())?;
+        Ok(Self {
+            dims,
+            variant,
+            batch,
+            parts_count,
+            forward_weights: Buffer::new(device, "forward weights", variant.forward_tiles() * threads * 16)?,
+            backward_weights: Buffer::new(device, "backward weights", variant.backward_tiles() * threads * 4)?,
+            hx: Buffer::new(device, "hx", (dims.t + 1) * row_tiles * hx)?,
+            da: Buffer::new(device, "da", dims.t * row_tiles * da)?,
+            saved_gates: Buffer::new(device, "saved gates", saved * 4)?,
+            saved_cells: Buffer::new(device, "saved cells", saved * 2)?,
+            logits: Buffer::new(device, "logits", batch * dims.k)?,
+            loss: Buffer::new(device, "loss", batch)?,
+            predicted: Buffer::new(device, "predicted", batch)?,
+            labels: Buffer::new(device, "batch labels", batch)?,
+            head_parts: Buffer::new(device, "head parts", row_tiles * (dims.h + 1) * dims.k)?,
+            parts: Buffer::new(device, "parts", parts_count * variant.gradient_rows() * variant.gate_rows())?,
+            counters,
+            d_fold: Buffer::new(device, "d_fold", (dims.i + 1) * dims.g())?,
+            gradient: Buffer::new(device, "gradient", ParamLayout::new(dims).len())?,
+        })
+    }
+
+    /// `[B,K]`
+    pub fn logits(&self) -> &Buffer<D, f32> {
+        &self.logits
+    }
+
+    /// Loss of each sequence, `[B]`.
+    pub fn loss(&self) -> &Buffer<D, f32> {
+        &self.loss
+    }
+
+    /// Predicted class of each sequence, `[B]`.
+    pub fn predicted(&self) -> &Buffer<D, u32> {
+        &self.predicted
+    }
+
+    /// Class of each sequence, `[B]`.
+    pub fn labels(&self) -> &Buffer<D, u32> {
+        &self.labels
+    }
+
+    /// Gradient of the mean loss, laid out as the flat parameters.
+    pub fn gradient(&self) -> &Buffer<D, f32> {
+        &self.gradient
+    }
+
+    /// Makes the weights ready as operands: whoever changed them, before the next batch.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn pack(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>) -> Result<()> {
+        self.pack_recurrent(device, weights)?;
+        self.fold(device, weights, sequences, None)
+    }
+
+    /// From the sequences `rows[turn]` to losses, classes, and the gradient in parts. The weights must be packed.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn run(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
+        last: Last<'_>,
+    ) -> Result<()> {
+        self.steps(device, weights, sequences, rows_and_turn, last)?;
+        self.weight_gradients(device, sequences.scale())
+    }
+
+    /// From the gradient in parts to [`Persistent::gradient`].
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn add_gradient(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        self.recurrent_weights(device, weights)?;
+        self.head(device, weights)?;
+        self.input_weights(device, weights)
+    }
+
+    /// From the gradient in parts to the next parameters, and to recurrent weights as operands; the batch's metrics.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn update(&self, device: &D, weights: &Weights<D>, step: &Step<'_>) -> Result<()> {
+        let (Dims { i, p, h, k, .. }, n) = (self.dims, weights.parameters.len());
+        let (g, head, ranges) = (self.dims.g(), (h + 1) * k, weights.ranges());
+        let Step { adam, step_sizes, turn, mean_loss, correct } = *step;
+        let args = [
+            self.parts.all().arg(self.parts.len()),
+            self.d_fold.all().arg((i + 1) * g),
+            self.head_parts.all().arg(self.row_tiles() * head),
+            self.loss.all().arg(self.batch),
+            self.predicted.all().arg(self.batch),
+            self.labels.all().arg(self.batch),
+            step_sizes.arg(1),
+            turn.arg(1),
+            weights.parameters.all().arg(n),
+            weights.m.all().arg(n),
+            weights.v.all().arg(n),
+            self.forward_weights.all().arg(self.forward_weights.len()),
+            self.backward_weights.all().arg(self.backward_weights.len()),
+            mean_loss.arg(1),
+            correct.arg(1),
+            int(self.parts_count),
+            int(self.row_tiles()),
+            int(self.batch),
+            int(i),
+            int(p),
+            int(h),
+            int(k),
+            int(ranges.w_in.start),
+            int(ranges.w_x.start),
+            int(ranges.w_h.start),
+            int(ranges.b.start),
+            int(ranges.w_out.start),
+            Arg::F32(adam.beta1 as f32),
+            Arg::F32((1.0 - adam.beta1) as f32),
+            Arg::F32(adam.beta2 as f32),
+            Arg::F32((1.0 - adam.beta2) as f32),
+            Arg::F32(adam.epsilon as f32),
+        ];
+        let blocks = (h + p) as u32 + tiles(g + head, UPDATE_THREADS) + 1;
+        launch(device, "persistent_update", [blocks, 1, 1], UPDATE_THREADS, &args)
+    }
+
+    /// Recurrent weights as operands.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn pack_recurrent(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let h = self.dims.h;
+        let args = [
+            weights.tensors().w_h.arg(h * self.dims.g()),
+            self.forward_weights.all().arg(self.forward_weights.len()),
+            self.backward_weights.all().arg(self.backward_weights.len()),
+            int(h),
+        ];
+        let count = self.variant.units * self.variant.gate_rows();
+        launch(device, "persistent_pack", [tiles(count, PACK_THREADS), 1, 1], PACK_THREADS, &args)
+    }
+
+    /// Input weights, with the input layer folded into them, as operands, of which x's take the scale of bytes. Adds 1 to a
+    /// turn: it is the last launch of an iteration.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn fold(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        turn: Option<Part<'_, u32>>,
+    ) -> Result<()> {
+        let (Dims { i, p, h, .. }, g) = (self.dims, self.dims.g());
+        let args = [
+            weights.input_layer().arg((i + 1) * p),
+            weights.tensors().w_x.arg(p * g),
+            weights.tensors().b.arg(g),
+            arg_or_null(turn, 1),
+            self.forward_weights.all().arg(self.forward_weights.len()),
+            int(i),
+            int(p),
+            int(h),
+            Arg::F32(sequences.scale()),
+            Arg::F32(weights.model().forget_bias),
+        ];
+        let blocks = tiles(self.variant.gate_rows(), FOLD_COLUMNS);
+        launch(device, "persistent_fold", [blocks, 1, 1], FOLD_THREADS, &args)
+    }
+
+    /// All steps forward, the head, and all steps backward.
+    fn steps(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        (rows, turn): (Part<'_, u32>, Part<'_, u32>),
+        last: Last<'_>,
+    ) -> Result<()> {
+        let (Dims { t, i, h, k, .. }, batch) = (self.dims, self.batch);
+        let Tensors { w_out, b_out, .. } = weights.tensors();
+        assert!(rows.len() >= batch, "a batch is {batch} rows");
+        let [bytes, floats, labels] = sequences.args(t, i);
+        let all = |buffer: &Buffer<D, u32>| buffer.all().arg(buffer.len());
+        let args = [
+            all(&self.forward_weights),
+            all(&self.backward_weights),
+            w_out.arg(h * k),
+            b_out.arg(k),
+            bytes,
+            floats,
+            labels,
+            rows.arg(batch),
+            turn.arg(1),
+            all(&self.hx),
+            all(&self.da),
+            all(&self.saved_gates),
+            all(&self.saved_cells),
+            self.logits.all().arg(batch * k),
+            self.loss.all().arg(batch),
+            self.predicted.all().arg(batch),
+            self.labels.all().arg(batch),
+            self.head_parts.all().arg(self.row_tiles() * (h + 1) * k),
+            arg_or_null(last.map(|(h_last, _)| h_last), batch * h),
+            arg_or_null(last.map(|(_, c_last)| c_last), batch * h),
+            int(batch),
+            int(t),
+            int(i),
+            int(h),
+            int(k),
+        ];
+        let (grid, threads) = ([self.row_tiles() as u32, 1, 1], self.variant.threads() as u32);
+        launch_with(device, DYNAMIC_SHARED, (grid, threads), self.variant.shared_bytes(k), &args)
+    }
+
+    fn row_tiles(&self) -> usize {
+        self.batch.div_ceil(TILE_ROWS)
+    }
+
+    /// Gradients of W_h and of the folded weights, the first in parts.
+    fn weight_gradients(&self, device: &D, scale: f32) -> Result<()> {
+        let (Dims { i, h, .. }, variant) = (self.dims, &self.variant);
+        let args = [
+            self.hx.all().arg(self.hx.len()),
+            self.da.all().arg(self.da.len()),
+            self.parts.all().arg(self.parts.len()),
+            self.d_fold.all().arg((i + 1) * self.dims.g()),
+            self.counters.all().arg(self.counters.len()),
+            int(self.dims.t * self.row_tiles()),
+            int(i),
+            int(h),
+            Arg::F32(scale),
+        ];
+        let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows()) as u32;
+        let grid = [self.counters.len() as u32, rows, self.parts_count as u32];
+        launch(device, "persistent_weight_gradient", grid, GRADIENT_THREADS, &args)
+    }
+
+    /// Gradient of W_h: the sum of its parts.
+    fn recurrent_weights(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let (h, count) = (self.dims.h, self.dims.h * self.dims.g());
+        let gradient = self.gradient.part(weights.ranges().w_h.clone()).arg(count);
+        let args = [self.parts.all().arg(self.parts.len()), gradient, int(self.parts_count), int(h)];
+        launch(device, "persistent_sum", [tiles(count, PARTS_THREADS), 1, 1], PARTS_THREADS, &args)
+    }
+
+    /// Gradient of the head: the sum of the tiles' parts.
+    fn head(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let ranges = weights.ranges();
+        let gradient = self.gradient.part(joined(&ranges.w_out, &ranges.b_out));
+        sum_parts(device, self.head_parts.all(), gradient, gradient.len(), self.row_tiles())
+    }
+
+    /// Gradients of the layers that were folded.
+    fn input_weights(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+        let (Dims { i, p, .. }, g) = (self.dims, self.dims.g());
+        let (ranges, d_fold, m) = (weights.ranges(), self.d_fold.all(), i + 1);
+        let (a, c) = (weights.input_layer(), self.gradient.part(ranges.w_x.clone()));
+        product(device, &Product { form: Form::Tn, a, b: d_fold, bias: None, c, m: p, n: g, k: m })?;
+        let Tensors { w_x, .. } = weights.tensors();
+        let c = self.gradient.part(joined(&ranges.w_in, &ranges.b_in));
+        product(device, &Product { form: Form::Nt, a: d_fold, b: w_x, bias: None, c, m, n: p, k: g })?;
+        sum_parts(device, self.d_fold.part(i * g..m * g), self.gradient.part(ranges.b.clone()), g, 1)
+    }
+
+    /// Gradient of the mean loss by the inputs, into `dx` `[T·B,I]`; `da` `[T·B,G]` is scratch.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn inputs(&self, device: &D, weights: &Weights<D>, da: Part<'_, f32>, dx: Part<'_, f32>) -> Result<()> {
+        let (Dims { t, i, h, .. }, batch, g) = (self.dims, self.batch, self.dims.g());
+        let count = t * batch * g;
+        let args = [self.da.all().arg(self.da.len()), da.arg(count), int(batch), int(t), int(h)];
+        launch(device, "persistent_unpack", [tiles(count, UNPACK_THREADS), 1, 1], UNPACK_THREADS, &args)?;
+        let (b, m) = (weights.fold(), t * batch);
+        product(device, &Product { form: Form::Nt, a: da, b, bias: None, c: dx, m, n: i, k: g })
+    }
+}
+
+fn launch<D: Device>(device: &D, kernel: &'static str, grid: [u32; 3], threads: u32, args: &[Arg]) -> Result<()> {
+    launch_with(device, kernel, (grid, threads), 0, args)
+}
+
+fn launch_with<D: Device>(
+    device: &D,
+    kernel: &'static str,
+    (grid, threads): ([u32; 3], u32),
+    shared: usize,
+    args: &[Arg],
+) -> Result<()> {
+    let launch = Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: shared as u32, args };
+    // SAFETY: all buffers were made for this variant and batch, and `arg` has checked them and the others against the sizes
+    // given; the rows are below N and the turn below S by the engine's contract.
+    unsafe { device.launch(&launch) }
+}
+
+/// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.
+fn parts_count(variant: &Variant, count: usize, multiprocessors: usize) -> usize {
+    let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows());
+    let blocks = rows * tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize;
+    let most = (MOST_NUMBERS / (variant.gradient_rows() * variant.gate_rows())).max(1);
+    (multiprocessors / blocks).clamp(1, count.div_ceil(STAGE_TILES as usize).min(most))
+}

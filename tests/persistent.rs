@@ -1,0 +1,328 @@
+//! The persistent kernels in bf16 on the emulator, which checks every access of theirs on the way: against the reference with
+//! the same operands rounded, closely, and against the plain one in f64, within the bounds of the class.
+//!
+//! What runs is the kept PTX of some variants (`fused_lstm::cuda::kept_variants`), so that no compiler is needed.
+
+mod support;
+
+use fused_lstm::cuda::device::Limits;
+use fused_lstm::cuda::emulated::Emulated;
+use fused_lstm::cuda::plan::Family;
+use fused_lstm::cuda::{CudaEngine, kept};
+use fused_lstm::data::{Dataset, Sequences, Values};
+use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
+use fused_lstm::fixture::{Fixture, relative_max};
+use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::Precision;
+use fused_lstm::reference::ReferenceEngine;
+use fused_lstm::shape::Dims;
+use ptx_emulator::Options;
+use std::path::Path;
+use std::sync::Arc;
+use support::models::{check, dataset, dataset_of, start};
+
+/// Largest error of each tensor relative to its largest value, against the reference with rounded operands; in brackets the
+/// worst seen.
+mod bound {
+    /// One bit of an h that is rounded the other way is in it (2e-6).
+    pub const LOSS: f64 = 2e-5;
+    /// Likewise (2e-4).
+    pub const OUTPUT: f64 = 2e-3;
+    /// Gates and cells are saved in 11 bits, and then da is rounded the other way here and there (1.1e-2).
+    pub const GRADIENT: f64 = 2e-2;
+    /// Adam's m and v, of gradients that two ways of adding in f32 give (1.3e-6).
+    pub const UPDATE: f64 = 1.5e-5;
+    /// Losses of 25 training steps (6e-5).
+    pub const LOSSES: f64 = 6e-4;
+}
+
+/// Bounds of the class of operands in bf16, against the plain reference.
+mod class {
+    pub const LOSS: f64 = 1e-2;
+    pub const OUTPUT: f64 = 4e-2;
+    pub const GRADIENT: f64 = 5e-2;
+    pub const LOSSES: f64 = 2e-2;
+    /// Update after one step, and after ten, in 2-norm.
+    pub const AFTER_1: f64 = 0.3;
+    pub const AFTER_10: f64 = 0.25;
+    /// Share of parameters that are more than a tenth of a step away.
+    pub const FAR: f64 = 0.35;
+}
+
+fn emulated(seed: u64) -> Emulated {
+    Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).expect("the emulator runs the kernels")
+}
+
+fn engine(model: Model, adam: Adam, data: Arc<Dataset>, seed: u64) -> CudaEngine<Emulated> {
+    let mut engine = CudaEngine::with_precision(emulated(seed), model, adam, data, Precision::Bf16).unwrap();
+    engine.set_state(&start(model.dims)).unwrap();
+    engine
+}
+
+fn reference(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> ReferenceEngine<f64> {
+    let mut engine = ReferenceEngine::with_precision(model, adam, data, precision);
+    engine.set_state(&start(model.dims)).unwrap();
+    engine
+}
+
+/// B, T, I, P, H, K
+const SIZES: [[usize; 6]; 14] = [
+    [1, 1, 1, 1, 1, 2],
+    [3, 2, 7, 16, 16, 10],
+    [8, 5, 28, 31, 31, 2],
+    [13, 28, 1, 33, 33, 10],
+    [16, 2, 31, 9, 33, 33],
+    [17, 5, 28, 64, 64, 10],
+    [3, 5, 28, 40, 100, 10],
+    [13, 2, 28, 128, 128, 10],
+    [1, 28, 28, 7, 128, 10],
+    [9, 3, 7, 16, 128, 40],
+    [16, 7, 29, 24, 20, 3],
+    [33, 1, 28, 5, 60, 5],
+    // Weights partly in shared memory.
+    [5, 3, 31, 8, 128, 10],
+    [3, 3, 20, 8, 180, 4],
+];
+
+/// Errors of a trace against another: loss, other outputs, gradients.
+fn errors(got: &Trace, expected: &Trace, model: Model) -> [(f64, &'static str); 3] {
+    let of = |got: &[f32], expected: &[f32]| {
+        let [got, expected] = [got, expected].map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+        assert_eq!(got.len(), expected.len());
+        relative_max(&got, &expected)
+    };
+    let worst = |all: Vec<(f64, &'static str)>| {
+        all.into_iter().fold((0.0, ""), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a })
+    };
+    let ranges = model.layout().ranges().into_array();
+    let names = ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"];
+    let gradients = names
+        .into_iter()
+        .zip(ranges)
+        .map(|(name, range)| (of(&got.gradient[range.clone()], &expected.gradient[range]), name));
+    [
+        (of(&got.loss, &expected.loss), "loss"),
+        worst(vec![
+            (of(&got.logits, &expected.logits), "logits"),
+            (of(&got.h_last, &expected.h_last), "h"),
+            (of(&got.c_last, &expected.c_last), "c"),
+        ]),
+        worst(gradients.chain([(of(&got.dx, &expected.dx), "dx")]).collect()),
+    ]
+}
+
+/// Fails if an error is over its bound.
+#[track_caller]
+fn hold(what: &str, errors: [(f64, &'static str); 3], bounds: [f64; 3]) {
+    for ((error, tensor), bound) in errors.into_iter().zip(bounds) {
+        assert!(error <= bound, "{what}, {tensor}: error {error:.1e} is over {bound:.0e}");
+    }
+}
+
+fn text(errors: [(f64, &'static str); 3]) -> String {
+    errors.map(|(error, tensor)| format!("{tensor} {error:.1e}")).join(", ")
+}
+
+#[test]
+fn a_batch_at_ragged_sizes() {
+    for [n, t, i, p, h, k] in SIZES {
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let data = dataset(dims, n);
+        let [rounded, plain] = [Precision::Bf16, Precision::F32]
+            .map(|precision| reference(model, Adam::default(), data.clone(), precision).trace(&data.train).unwrap());
+        let mut engine = engine(model, Adam::default(), data.clone(), 0);
+        let got = engine.trace(&data.train).unwrap();
+        let plan = engine.plan().unwrap();
+        assert!(matches!(plan.family, Family::Persistent(_)), "{}", plan.reason);
+        let (close, far) = (errors(&got, &rounded, model), errors(&got, &plain, model));
+        println!("B {n} {dims:?}: rounded {}; plain {}", text(close), text(far));
+        hold(&format!("B {n} {dims:?}, rounded"), close, [bound::LOSS, bound::OUTPUT, bound::GRADIENT]);
+        hold(&format!("B {n} {dims:?}, plain"), far, [class::LOSS, class::OUTPUT, class::GRADIENT]);
+    }
+}
+
+/// Without clipping, gradients go into the update as they are made; with clipping, by way of the flat gradient that traces show.
+/// A norm that nothing reaches changes nothing.
+#[test]
+fn both_ways_of_updating_do_the_same() {
+    let mut worst = 0.0f64;
+    for [n, t, i, p, h, k] in SIZES {
+        let dims = Dims { t, i, p, h, k };
+        let model = Model { dims, forget_bias: 0.7 };
+        let data = dataset(dims, n);
+        let [(state, metrics), (expected, expected_metrics)] = [None, Some(1e9)].map(|grad_clip| {
+            let mut engine = engine(model, Adam { grad_clip, ..Adam::default() }, data.clone(), 0);
+            let rows: Vec<u32> = (0..n as u32).collect();
+            let metrics = engine.train_steps(&rows, n).unwrap();
+            (engine.state().unwrap(), metrics)
+        });
+        assert_eq!(metrics, expected_metrics, "before any update");
+        for (tensor, range) in
+            ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(model.layout().ranges().into_array())
+        {
+            let zero = t == 1 && *tensor == "w_h";
+            let what = |of: &str| format!("B {n} {dims:?} {of} of {tensor}");
+            for (name, got, expected) in [("m", &state.m, &expected.m), ("v", &state.v, &expected.v)] {
+                let error = check(&what(name), &got[range.clone()], &expected[range.clone()], bound::UPDATE, zero);
+                worst = worst.max(error);
+            }
+        }
+        // Where a gradient is as good as zero its sign may be another, and then Adam goes the other way by a step.
+        let far = state.parameters.iter().zip(&expected.parameters).filter(|(a, b)| (**a - **b).abs() > 1e-5).count();
+        assert!(far * 1000 <= state.parameters.len(), "{dims:?}: {far} of {}", state.parameters.len());
+    }
+    println!("worst error {worst:.1e}");
+}
+
+/// How training is cut into calls, and a state that goes out and comes back, change nothing.
+#[test]
+fn steps_do_not_depend_on_how_many_are_asked_for() {
+    let dims = Dims { t: 2, i: 20, p: 7, h: 60, k: 3 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = images(dims, 30);
+    let rows: Vec<u32> = (0..70 * 4).map(|k| k * 7 % 30).collect();
+    let mut at_once = engine(model, Adam::default(), data.clone(), 0);
+    let all = at_once.train_steps(&rows, 4).unwrap();
+    let mut in_parts = engine(model, Adam::default(), data.clone(), 0);
+    let mut each = in_parts.train_steps(&rows[..40], 4).unwrap();
+    each.extend(in_parts.train_steps(&rows[40..120], 4).unwrap());
+    let state = in_parts.state().unwrap();
+    let mut resumed = engine(model, Adam::default(), data, 0);
+    resumed.train_steps(&rows[..8], 4).unwrap();
+    resumed.set_state(&state).unwrap();
+    each.extend(resumed.train_steps(&rows[120..], 4).unwrap());
+    assert_eq!(all, each);
+    assert_eq!(at_once.state().unwrap(), resumed.state().unwrap());
+}
+
+/// Data in bytes, as images are.
+fn images(dims: Dims, n: usize) -> Arc<Dataset> {
+    let bytes = (0..n * dims.sequence_len()).map(|k| (k * 37 % 256) as u8).collect();
+    let labels = (0..n).map(|k| (k % dims.k) as u32).collect();
+    dataset_of(Sequences::new(dims.t, dims.i, Values::U8 { bytes, scale: 1.0 / 255.0 }, labels), dims.k)
+}
+
+#[test]
+fn bytes_are_operands_as_they_are() {
+    let dims = Dims { t: 4, i: 28, p: 20, h: 64, k: 10 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = images(dims, 11);
+    let expected = reference(model, Adam::default(), data.clone(), Precision::Bf16).trace(&data.train).unwrap();
+    let got = engine(model, Adam::default(), data.clone(), 0).trace(&data.train).unwrap();
+    let close = errors(&got, &expected, model);
+    println!("{}", text(close));
+    hold("bytes", close, [bound::LOSS, bound::OUTPUT, bound::GRADIENT]);
+}
+
+fn losses(metrics: &[StepMetrics]) -> Vec<f32> {
+    metrics.iter().map(|m| m.loss).collect()
+}
+
+#[test]
+fn training_follows_the_reference() {
+    let dims = Dims { t: 7, i: 28, p: 24, h: 60, k: 5 };
+    let model = Model { dims, forget_bias: 1.0 };
+    for (data, grad_clip) in [(images(dims, 60), None), (dataset(dims, 60), Some(0.1))] {
+        let (batch, steps) = (20, 25);
+        let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
+        let rows: Vec<u32> = (0..steps * batch).map(|k| (k * 37 % 60) as u32).collect();
+        let mut engine = engine(model, adam, data.clone(), 0);
+        let got = engine.train_steps(&rows, batch).unwrap();
+        for (precision, bound) in [(Precision::Bf16, bound::LOSSES), (Precision::F32, class::LOSSES)] {
+            let mut reference = reference(model, adam, data.clone(), precision);
+            let expected = reference.train_steps(&rows, batch).unwrap();
+            let error = check("losses", &losses(&got), &losses(&expected), bound, false);
+            println!("losses of {steps} steps against operands in {precision}: {error:.1e}");
+            let correct = |metrics: &[StepMetrics]| metrics.iter().map(|m| m.correct).sum::<u32>();
+            assert!(correct(&got).abs_diff(correct(&expected)) <= 5, "the same sequences are classified right");
+        }
+        assert_eq!(engine.state().unwrap().step, steps as u64);
+        assert!(got[steps - 1].loss < got[0].loss, "it learns");
+    }
+}
+
+/// The fixtures of `tests/golden` whose sizes are among the kept ones, within the bounds of the class.
+#[test]
+fn golden_cases() {
+    for case in ["odd_small", "h64", "zero_x"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.safetensors"));
+        let fixture = Fixture::read(&path).unwrap();
+        let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
+        let mut engine = CudaEngine::with_precision(emulated(0), model, adam, data, Precision::Bf16).unwrap();
+        let computed = fixture.compute(&mut engine).unwrap();
+        assert!(matches!(engine.plan().unwrap().family, Family::Persistent(_)));
+        let comparisons = fixture.compare(&computed, Precision::Bf16).unwrap();
+        assert!(comparisons.len() >= 31, "{case}: only {} comparisons", comparisons.len());
+        for comparison in comparisons {
+            let bound = match (comparison.name.as_str(), comparison.measure) {
+                ("out.loss", _) => class::LOSS,
+                ("out.losses10", _) => class::LOSSES,
+                // One sequence in twelve, on the edge between two classes.
+                ("out.correct", _) => 0.1,
+                (name, _) if name.starts_with("out.") => class::OUTPUT,
+                (name, _) if name.starts_with("grad.") => class::GRADIENT,
+                (_, "far") => class::FAR,
+                (name, _) if name.starts_with("after10.") => class::AFTER_10,
+                _ => class::AFTER_1,
+            };
+            assert!(comparison.error <= bound, "{case}: {comparison:?} is over {bound:.0e}");
+        }
+    }
+}
+
+/// Launches of one training step, after the first.
+fn launches_of_a_step(grad_clip: Option<f32>) -> u64 {
+    let dims = Dims { t: 9, i: 3, p: 4, h: 5, k: 3 };
+    let adam = Adam { grad_clip, ..Adam::default() };
+    let mut engine = engine(Model { dims, forget_bias: 1.0 }, adam, dataset(dims, 9), 0);
+    engine.train_steps(&[0, 1, 2], 3).unwrap();
+    let before = engine.device().launches();
+    engine.train_steps(&[3, 4, 5, 6, 7, 8], 3).unwrap();
+    (engine.device().launches() - before) / 2
+}
+
+#[test]
+fn an_iteration_is_four_launches() {
+    assert_eq!(launches_of_a_step(None), 4);
+    assert_eq!(launches_of_a_step(Some(1.0)), 13);
+}
+
+/// Everything that can be seen of some training, under a schedule of blocks and warps.
+fn run(seed: u64, n: usize) -> (State, Vec<f32>, Trace) {
+    let dims = Dims { t: 3, i: 7, p: 9, h: 128, k: 10 };
+    let data = dataset(dims, n);
+    let mut engine = engine(Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone(), seed);
+    let rows: Vec<u32> = (0..2 * n as u32).map(|k| k % n as u32).collect();
+    let seen = losses(&engine.train_steps(&rows, n).unwrap());
+    (engine.state().unwrap(), seen, engine.trace(&data.train).unwrap())
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let plain = run(0, 11);
+    for seed in [1, 12345] {
+        assert!(run(seed, 11) == plain, "schedule {seed}");
+    }
+}
+
+#[test]
+fn what_the_kernels_cannot_do_is_done_in_f32_and_told() {
+    let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 3 };
+    let model = Model { dims, forget_bias: 1.0 };
+    let data = dataset(dims, 9);
+    let mut device = emulated(0);
+    device.set_limits(Limits { capability: (7, 5), shared: 64 * 1024, multiprocessors: 40 });
+    let mut old = CudaEngine::with_precision(device, model, Adam::default(), data.clone(), Precision::Bf16).unwrap();
+    let mut f32 = CudaEngine::new(emulated(0), model, Adam::default(), data.clone()).unwrap();
+    let rows: Vec<u32> = (0..9).collect();
+    for engine in [&mut old, &mut f32] {
+        engine.set_state(&start(dims)).unwrap();
+        assert_eq!(engine.plan(), None);
+    }
+    assert_eq!(old.train_steps(&rows, 3).unwrap(), f32.train_steps(&rows, 3).unwrap());
+    let reason = &old.plan().unwrap().reason;
+    assert!(reason.contains("in f32: bf16 needs compute capability 8.0"), "{reason}");
+    let refused = CudaEngine::with_precision(emulated(0), model, Adam::default(), data, Precision::Tf32);
+    assert_eq!(refused.err().map(|error| error.exit_code()), Some(2));
+}
