@@ -24,7 +24,7 @@ fn engine(isa: Isa, threads: usize) -> CpuEngine {
 
 fn cpu(criterion: &mut Criterion) {
     let rows: Vec<u32> = (0..10 * BATCH as u32).collect();
-    for isa in Isa::available() {
+    for isa in Isa::available().into_iter().chain(Isa::bf16()) {
         let mut group = criterion.benchmark_group(isa.name());
         for threads in [1, 0] {
             let mut engine = engine(isa, threads);

@@ -4,11 +4,13 @@
   pip install torch numpy
   cargo build --release                        # with --features cuda for --device cuda
   python scripts/compare_pytorch.py [--device cpu|cuda] [--threads 2] [--seconds 5] [--rounds 3] [--data-dir DIR]
+      [--precision f32|bf16] [--hidden 128]
 
-PyTorch: nn.LSTM in eager mode, float32 (TF32 off), the fused Adam; on a GPU every step is waited for, as in
-fused-lstm. Both sides run a batch of digits from memory: MNIST's if --data-dir names the folder with its four .gz
-files, else random bytes of which 81 % are zero (fused-lstm: its synthetic digits). With --data-dir the whole job is
-timed too, as a process: start, read, 1,000 steps with the batch accuracy every 20, the 10,000 test images.
+PyTorch: nn.LSTM in eager mode, float32 (TF32 off), the fused Adam; with --precision bf16 under torch.autocast to
+bfloat16; on a GPU every step is waited for, as in fused-lstm. Both sides run a batch of digits from memory: MNIST's if
+--data-dir names the folder with its four .gz files, else random bytes of which 81 % are zero (fused-lstm: its synthetic
+digits). With --data-dir the whole job is timed too, as a process: start, read, 1,000 steps with the batch accuracy
+every 20, the 10,000 test images.
 """
 import argparse, gzip, json, pathlib, statistics, subprocess, sys, time
 
@@ -32,18 +34,20 @@ def digits(folder, part):
 
 def model(args):
     import torch
+    hidden = args.hidden
 
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.input = torch.nn.Linear(28, 128)
-            self.lstm = torch.nn.LSTM(128, 128, batch_first=True)
-            self.output = torch.nn.Linear(128, 10)
+            self.input = torch.nn.Linear(28, hidden)
+            self.lstm = torch.nn.LSTM(hidden, hidden, batch_first=True)
+            self.output = torch.nn.Linear(hidden, 10)
             # One of PyTorch's two biases is enough.
             self.lstm.bias_hh_l0.requires_grad_(False)
 
         def forward(self, x):
-            return self.output(self.lstm(self.input(x))[1][0][0])
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+                return self.output(self.lstm(self.input(x))[1][0][0]).float()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -131,6 +135,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--data-dir")
     parser.add_argument("--binary", default=str(pathlib.Path(__file__).parent.parent / "target/release/fused-lstm"))
     parser.add_argument("--only", choices=["step", "infer", "job"], help=argparse.SUPPRESS)
@@ -139,12 +145,12 @@ def main():
         # One measurement in a process of its own: PyTorch's threads are gone when fused-lstm runs.
         print({"step": torch_step, "infer": torch_infer, "job": torch_job}[args.only](args))
         return
-    here = [sys.executable, __file__, "--device", args.device, "--threads", str(args.threads), "--seconds", str(args.seconds)]
+    both = ["--device", args.device, "--threads", str(args.threads), "--precision", args.precision, "--hidden", str(args.hidden)]
+    here = [sys.executable, __file__, *both, "--seconds", str(args.seconds)]
     if args.data_dir:
         here += ["--data-dir", args.data_dir]
-    ours_on = ["--device", args.device, "--threads", str(args.threads)]
-    bench = [args.binary, "bench", *ours_on, "--seconds", str(args.seconds), "--json"]
-    job = [args.binary, *ours_on, "--data-dir", str(args.data_dir), "--quiet"]
+    bench = [args.binary, "bench", *both, "--seconds", str(args.seconds), "--json"]
+    job = [args.binary, *both, "--data-dir", str(args.data_dir), "--quiet"]
     rows = []
     for what, ours, unit in [("step", [*bench, "step"], "samples/s"), ("infer", [*bench, "infer", "--batch-size", "10000"], "images/s"),
                              ("job", job, "s")]:
@@ -160,7 +166,8 @@ def main():
         ratios = [theirs / mine if what == "job" else mine / theirs for theirs, mine in pairs]
         rows.append(dict(what=what, unit=unit, pytorch=statistics.median(p[0] for p in pairs),
                          fused_lstm=statistics.median(p[1] for p in pairs), ratio=statistics.median(ratios),
-                         ratios=[round(r, 3) for r in ratios], device=args.device, threads=args.threads))
+                         ratios=[round(r, 3) for r in ratios], threads=args.threads,
+                         precision=args.precision, hidden=args.hidden, device=args.device))
         print(json.dumps(rows[-1]), flush=True)
     print(f"\n{'':8}{'PyTorch':>12}{'fused-lstm':>12}{'':>11}{'ratio':>8}")
     for r in rows:

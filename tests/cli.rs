@@ -2,6 +2,7 @@
 
 mod support;
 
+use fused_lstm::cpu::Isa;
 use fused_lstm::data::{Values, synthetic};
 use fused_lstm::tensor_file::{Numbers, Tensor, TensorFile};
 use image::{GrayImage, ImageFormat};
@@ -794,6 +795,53 @@ fn bench_gives_one_line_with_these_keys() {
         let speed = f64::from(b) * 1e3 / median;
         assert!((number("samples_per_s") / speed - 1.0).abs() < 0.01, "{run:#?}");
     }
+}
+
+#[test]
+fn products_in_bf16_are_told_or_refused() {
+    let folder = Folder::with_data();
+    folder.train(1);
+    write_pictures(&folder);
+    let small = "train --hidden 6 --batch-size 50 --steps 2";
+    let bench = "bench step --hidden 3 --batch-size 2 --seconds 0.05";
+    let verify =
+        |engine: &str, precision: &str| verify(&golden("odd_small"), &["--engine", engine, "--precision", precision]);
+    if Isa::bf16().is_none() {
+        println!("skipped: this processor has no AVX512-BF16");
+        let parts = ["--precision bf16", "AVX512-BF16", "--precision f32"];
+        folder.run(&format!("{small} --precision bf16")).fails_in_one_line(4, &parts);
+        folder.run_plain(&format!("{bench} --precision bf16")).fails_in_one_line(4, &parts);
+        verify("cpu", "bf16").fails_in_one_line(4, &parts);
+    } else {
+        let out = folder.run(&format!("{small} --precision bf16")).succeeds().out;
+        assert!(out.contains("\ndevice      cpu, AVX-512 BF16, "), "{out}");
+        let done = folder.run(&format!("{small} --precision bf16 --json")).succeeds().event("done");
+        let plain = folder.run(&format!("{small} --json")).succeeds().event("done");
+        assert_ne!(done["test_loss"], plain["test_loss"]);
+        let out = folder.run("eval --model @model --precision bf16").succeeds().out;
+        assert!(out.contains("device      cpu, AVX-512 BF16, "), "{out}");
+        folder.run_plain("predict --model @model @light.png --precision bf16").succeeds();
+        let out = folder.run_plain(&format!("{bench} --precision bf16")).succeeds().out;
+        assert!(out.starts_with("step: B 2, T 28, I 28, H 3, bf16; cpu, AVX-512 BF16, "), "{out}");
+        let line = &folder.run_plain(&format!("{bench} --precision bf16 --json")).succeeds().json()[0];
+        assert_eq!(line["dtype"], "bf16");
+        let out = verify("cpu", "bf16").succeeds().out;
+        assert!(out.contains("AVX-512 BF16") && out.contains("bound   4e-2  ok"), "{out}");
+    }
+    let out = verify("reference", "bf16").succeeds().out;
+    assert!(out.contains("products of bf16"), "{out}");
+    for (run, name) in [
+        (folder.run(&format!("{small} --precision tf32")), "GPUs"),
+        (folder.run("eval --model @model --precision tf32"), "GPUs"),
+        (folder.run_plain("predict --model @model @light.png --precision tf32"), "GPUs"),
+        (folder.run_plain(&format!("{bench} --precision tf32")), "GPUs"),
+        (folder.run("sweep --steps 1 --precision tf32"), "GPUs"),
+        (verify("cpu", "tf32"), "GPUs"),
+        (verify("reference", "tf32"), "the reference"),
+    ] {
+        run.fails_in_one_line(4, &["--precision tf32", name, "--precision f32"]);
+    }
+    folder.run_plain(&format!("{bench} --precision f16")).fails_as_misuse(&["--precision", "auto, f32, tf32, bf16"]);
 }
 
 #[test]

@@ -22,9 +22,9 @@ fn skipped() -> bool {
     cfg!(debug_assertions)
 }
 
-fn engine(data: &Arc<Dataset>, threads: usize) -> CpuEngine {
+fn engine(data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
     let model = Model { dims: DIMS, forget_bias: 1.0 };
-    let mut engine = CpuEngine::new(model, Adam::default(), data.clone(), threads).unwrap();
+    let mut engine = CpuEngine::with_isa(model, Adam::default(), data.clone(), threads, isa).unwrap();
     engine.set_state(&State::new(init::parameters(DIMS, Init::Tutorial, 0))).unwrap();
     engine
 }
@@ -36,7 +36,7 @@ fn an_iteration_reaches_three_quarters_of_the_microkernel() {
         return;
     }
     let data = Arc::new(synthetic::digits(0, 1280, 0, 0));
-    let mut engine = engine(&data, 1);
+    let mut engine = engine(&data, 1, Isa::best());
     let rows: Vec<u32> = (0..1280).collect();
     let (mut ceiling, mut fastest) = (0.0f64, Duration::MAX);
     for _ in 0..20 {
@@ -58,6 +58,30 @@ fn an_iteration_reaches_three_quarters_of_the_microkernel() {
         share * 100.0
     );
     assert!(share >= 0.75, "an iteration reaches {share:.2} of the microkernel");
+}
+
+/// One thread, the best of turns.
+#[test]
+fn products_in_bf16_are_faster() {
+    if skipped() {
+        return;
+    }
+    let Some(isa) = Isa::bf16() else { return println!("skipped: this processor has no AVX512-BF16") };
+    let data = Arc::new(synthetic::digits(0, 1280, 0, 0));
+    let rows: Vec<u32> = (0..1280).collect();
+    let mut engines = [engine(&data, 1, Isa::best()), engine(&data, 1, isa)];
+    let mut fastest = [Duration::MAX; 2];
+    for rows in rows.chunks_exact(BATCH).cycle().take(100) {
+        for (engine, fastest) in engines.iter_mut().zip(&mut fastest) {
+            let started = Instant::now();
+            engine.train_steps(rows, BATCH).unwrap();
+            *fastest = started.elapsed().min(*fastest);
+        }
+    }
+    let ratio = fastest[0].as_secs_f64() / fastest[1].as_secs_f64();
+    println!("iteration: f32 {:.2?}, bf16 {:.2?}: {ratio:.2} times as fast", fastest[0], fastest[1]);
+    // 1.7 without anything beside.
+    assert!(ratio >= 1.4, "{ratio:.2}");
 }
 
 /// A run of the program: time to its first step and the most memory seen.

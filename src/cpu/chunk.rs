@@ -341,16 +341,19 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 let dc_now = s.fma(s.mul(dh, o), s.fnma(tanh_c, tanh_c, one), s.load(dc));
                 s.store(dc, s.mul(dc_now, f));
                 let rounded = pairs_at(unit / S::LANES, t, row);
-                let mut da = |gate: usize, v: S::V| {
-                    s.store(&mut gates[gate * S::LANES..], v);
+                // A loop, for a closure might become a function of its own without the instructions.
+                let da = [
+                    (gate::I, s.mul(s.mul(dc_now, g), s.fnma(i, i, i))),
+                    (gate::F, s.mul(s.mul(dc_now, c_before), s.fnma(f, f, f))),
+                    (gate::G, s.mul(s.mul(dc_now, i), s.fnma(g, g, one))),
+                    (gate::O, s.mul(s.mul(dh, tanh_c), s.fnma(o, o, o))),
+                ];
+                for (gate, da) in da {
+                    s.store(&mut gates[gate * S::LANES..], da);
                     if S::PAIRS {
-                        s.store_rounded(&mut pairs.da[rounded + gate * S::LANES / 2..], v);
+                        s.store_rounded(&mut pairs.da[rounded + gate * S::LANES / 2..], da);
                     }
-                };
-                da(gate::I, s.mul(s.mul(dc_now, g), s.fnma(i, i, i)));
-                da(gate::F, s.mul(s.mul(dc_now, c_before), s.fnma(f, f, f)));
-                da(gate::G, s.mul(s.mul(dc_now, i), s.fnma(g, g, one)));
-                da(gate::O, s.mul(s.mul(dh, tanh_c), s.fnma(o, o, o)));
+                }
             }
         }
     }

@@ -403,10 +403,10 @@ mod x86 {
             fn store_pairs(self, to: &mut [Pair], first: __m512, second: __m512) {
                 let to = &mut to[..16];
                 unsafe {
-                    let wide = |v: __m512| {
-                        _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)))
-                    };
-                    let pairs = _mm512_or_si512(wide(first), _mm512_slli_epi32::<16>(wide(second)));
+                    let first = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(first));
+                    let second = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(second));
+                    let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
+                    let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(first), second);
                     _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
                 }
             }
@@ -513,5 +513,62 @@ impl Simd for Portable {
     unsafe fn load_at(self, from: *const f32) -> Self::V {
         // SAFETY: the caller's promise; an array of f32 needs no more alignment than one.
         wide::f32x8::new(unsafe { *from.cast() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Ops<'a> {
+        a: &'a [f32],
+        b: &'a [f32],
+        pairs: &'a mut [Pair],
+        rounded: &'a mut [Pair],
+        dot: &'a mut [f32],
+    }
+
+    impl Kernel for Ops<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            if S::PAIRS {
+                let (a, b) = (s.load(self.a), s.load(self.b));
+                s.store_pairs(self.pairs, a, b);
+                s.store_rounded(self.rounded, a);
+                let x = s.splat_pair(Pair::new(3.0, -0.5));
+                // SAFETY: there are as many pairs as lanes.
+                let v = unsafe { s.load_at(self.pairs.as_ptr().cast()) };
+                s.store(self.dot, s.dot(x, v, s.splat(0.25)));
+            }
+        }
+    }
+
+    /// The last f32 before and the first after the middle between two bf16, and the middle of either kind.
+    #[test]
+    fn numbers_are_rounded_to_the_nearest_bf16() {
+        let of = |bits: u32| bf16_bits(f32::from_bits(bits));
+        assert_eq!([of(0x3f80_7fff), of(0x3f80_8000), of(0x3f80_8001)], [0x3f80, 0x3f80, 0x3f81]);
+        assert_eq!([of(0x3f81_8000), of(0xbf81_8000), of(0x7f7f_ffff)], [0x3f82, 0xbf82, 0x7f80]);
+        assert_eq!([of(0), of(0x8000_0000), of(0x7f80_0000)], [0, 0x8000, 0x7f80]);
+        assert!([0x7f80_0001, 0xffff_ffff].into_iter().all(|nan| round_to_bf16(f32::from_bits(nan)).is_nan()));
+    }
+
+    #[test]
+    fn pairs_hold_the_first_in_the_lower_half() {
+        let Some(isa) = Isa::bf16() else { return println!("skipped: this processor has no AVX512-BF16") };
+        let a: Vec<f32> = (0..16).map(|k| 1.7f32.powi(k - 8) * if k % 3 == 0 { -1.0 } else { 1.0 }).collect();
+        let b: Vec<f32> = (0..16).map(|k| [1e30, -1e-30, 0.0, f32::INFINITY][k % 4] * (k as f32 + 0.1)).collect();
+        let (mut pairs, mut rounded, mut dot) = ([Pair(0); 16], [Pair(0); 8], [0.0; 16]);
+        isa.run(Ops { a: &a, b: &a[..], pairs: &mut pairs, rounded: &mut rounded, dot: &mut dot });
+        assert!(a.iter().zip(pairs).all(|(&a, pair)| pair == Pair::new(a, a)));
+        assert!(a.chunks(2).zip(rounded).all(|(a, pair)| pair == Pair::new(a[0], a[1])));
+        isa.run(Ops { a: &a, b: &b, pairs: &mut pairs, rounded: &mut rounded, dot: &mut dot });
+        for k in 0..16 {
+            assert_eq!(pairs[k], Pair::new(a[k], b[k]), "{k}");
+            let expected = 0.25 - 0.5 * f64::from(round_to_bf16(b[k])) + 3.0 * f64::from(round_to_bf16(a[k]));
+            let got = f64::from(dot[k]);
+            assert!(got == expected || (got / expected - 1.0).abs() < 1e-6, "{k}: {got} {expected}");
+        }
     }
 }
