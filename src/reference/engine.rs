@@ -1,6 +1,7 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::{Gradients, Real, adam, bf16, forward_backward, inputs, model, rounded, softmax_xent};
+use super::rounded::{self, Factors, Scale};
+use super::{Gradients, Real, adam, forward_backward, inputs, model, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
@@ -20,17 +21,8 @@ pub struct ReferenceEngine<F> {
     m: Vec<F>,
     v: Vec<F>,
     step: u64,
-    rounding: Rounding,
-}
-
-/// Which operands of products are rounded, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rounding {
-    None,
-    /// As the CPU engine's products of bf16 do: [`bf16`].
-    Cpu,
-    /// As the persistent kernels do, in training and traces: [`rounded`].
-    Persistent(Precision),
+    /// None where nothing is rounded.
+    rounding: Option<Factors<F>>,
 }
 
 impl<F: Real> ReferenceEngine<F> {
@@ -38,33 +30,31 @@ impl<F: Real> ReferenceEngine<F> {
     pub fn new(model: Model, adam: Adam, data: Arc<Dataset>) -> Self {
         let zeros = vec![F::zero(); model.layout().len()];
         let (parameters, m, v) = (zeros.clone(), zeros.clone(), zeros);
-        Self { model, adam, data, parameters, m, v, step: 0, rounding: Rounding::None }
+        Self { model, adam, data, parameters, m, v, step: 0, rounding: None }
     }
 
-    /// The same, whose training and traces round operands of products as the persistent kernels do; with
-    /// [`Precision::F32`] nothing is rounded.
-    pub fn with_precision(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> Self {
-        let rounding = if precision == Precision::F32 { Rounding::None } else { Rounding::Persistent(precision) };
-        Self { rounding, ..Self::new(model, adam, data) }
-    }
-
-    /// Rounds the factors of the LSTM's products to bf16, as the CPU engine of that precision does.
-    pub fn rounding_to_bf16(self) -> Self {
-        Self { rounding: Rounding::Cpu, ..self }
+    /// Rounds the factors of the LSTM's products to bf16: as the CPU engine of that precision does with [`Scale::Inputs`],
+    /// as the persistent kernels do with [`Scale::Weights`].
+    pub fn rounding_to_bf16(self, scale: Scale) -> Self {
+        Self { rounding: Some(Factors { scale, round: F::bf16 }), ..self }
     }
 
     fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
-        if let Rounding::Persistent(precision) = self.rounding {
-            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, precision);
+        if let Some(factors) = &self.rounding {
+            return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, factors);
         }
         let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-        let compute = if self.rounding == Rounding::Cpu { bf16::forward_backward } else { forward_backward };
-        compute(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
+        forward_backward(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
     }
 
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
-        let compute = if self.rounding == Rounding::Cpu { bf16::logits } else { model::logits };
-        compute(&self.model, &self.parameters, &inputs(sequences, rows), rows.len())
+        match &self.rounding {
+            // Beside the persistent kernels others, in f32, score and predict.
+            Some(factors) if factors.scale == Scale::Inputs => {
+                rounded::logits(&self.model, &self.parameters, sequences, rows, factors)
+            }
+            _ => model::logits(&self.model, &self.parameters, &inputs(sequences, rows), rows.len()),
+        }
     }
 
     fn step(&mut self, rows: &[u32]) -> StepMetrics {
@@ -90,19 +80,12 @@ fn from_f32<F: Real>(values: &[f32]) -> Vec<F> {
 
 impl<F: Real> Engine for ReferenceEngine<F> {
     fn device(&self) -> String {
-        let rounded = match self.precision() {
-            Precision::F32 => String::new(),
-            precision => format!(", products of {precision}"),
-        };
+        let rounded = if self.rounding.is_some() { ", products of bf16" } else { "" };
         format!("cpu, plain reference in f{}{rounded}", 8 * size_of::<F>())
     }
 
     fn precision(&self) -> Precision {
-        match self.rounding {
-            Rounding::None => Precision::F32,
-            Rounding::Cpu => Precision::Bf16,
-            Rounding::Persistent(precision) => precision,
-        }
+        if self.rounding.is_some() { Precision::Bf16 } else { Precision::F32 }
     }
 
     fn threads(&self) -> usize {

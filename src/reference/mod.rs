@@ -3,7 +3,6 @@
 //! Every layer keeps to the formulas of its own file; what another engine does cleverly is compared with this.
 
 pub mod adam;
-mod bf16;
 pub mod linear;
 pub mod lstm;
 pub mod rounded;
@@ -14,6 +13,7 @@ mod model;
 
 pub use engine::ReferenceEngine;
 pub use model::{Gradients, forward_backward, inputs};
+pub use rounded::Scale;
 
 /// A number that the reference computes with: `f32` or `f64`.
 pub trait Real: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Send + Sync + 'static {
