@@ -19,35 +19,15 @@ use fused_lstm::optimizer::Adam;
 use fused_lstm::shape::Dims;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::LazyLock;
-use support::{Folder, Run, TRAIN, models, program};
+use support::{Folder, Run, TRAIN, models, program, stub};
 
 /// Both names that the library is looked for under, so that no real one is found.
 const NAMES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
-
-/// The stand-in, compiled once.
-static STUB: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub-driver");
-    fs::create_dir_all(&folder).unwrap();
-    let compiled = folder.join(format!("{}.so", std::process::id()));
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stub/libcuda.rs");
-    let mut command = Command::new(rustc);
-    command.args(["--edition", "2024", "--crate-type", "cdylib", "--crate-name", "cuda", "-C", "panic=abort"]);
-    command.args(["-C", "opt-level=1", "-C", "strip=symbols", "-D", "warnings"]);
-    let output = command.arg("-o").arg(&compiled).arg(source).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Another run of these tests may be using the last one.
-    let stub = folder.join(NAMES[1]);
-    fs::rename(compiled, &stub).unwrap();
-    stub
-});
 
 /// A machine with a driver, and with no NVRTC.
 struct Machine {
@@ -58,7 +38,8 @@ impl Machine {
     /// With the stand-in.
     fn new() -> Self {
         let machine = Self::bare();
-        NAMES.iter().for_each(|name| symlink(&*STUB, machine.folder.path("driver").join(name)).unwrap());
+        let stub = Path::new(&*stub::FOLDER);
+        NAMES.iter().for_each(|name| symlink(stub.join(name), machine.folder.path("driver").join(name)).unwrap());
         machine
     }
 
@@ -231,7 +212,7 @@ fn a_file_that_is_not_a_library() {
 
 /// The stand-in under a name for which `call` cannot be found in it.
 fn stub_without(call: &str) -> Vec<u8> {
-    let mut bytes = fs::read(&*STUB).unwrap();
+    let mut bytes = fs::read(Path::new(&*stub::FOLDER).join(NAMES[0])).unwrap();
     let name = [b"\0", call.as_bytes(), b"\0"].concat();
     let places: Vec<usize> = (0..bytes.len() - name.len()).filter(|&at| bytes[at..].starts_with(&name)).collect();
     assert!(!places.is_empty(), "the stand-in has no {call}");

@@ -17,7 +17,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
-use support::{Folder, Run, program, run};
+use support::{Folder, Run, nvrtc, program, run};
 
 /// Every family of GPUs from Turing on.
 const ARCHITECTURES: [&str; 7] = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
@@ -27,18 +27,6 @@ const REGISTERS: u32 = 64 * 1024;
 
 /// Shared memory that a block may have without asking for more, on every GPU.
 const SHARED: u32 = 48 * 1024;
-
-/// The compiler; none where there is none and none is required.
-fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::open() {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(error) => {
-            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
-            println!("skipped: {error}");
-            None
-        }
-    }
-}
 
 /// The kernels for each of [`ARCHITECTURES`]; compiled once, for it takes a second each.
 fn compiled(nvrtc: &Nvrtc) -> &'static [Kernels] {

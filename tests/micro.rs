@@ -7,22 +7,10 @@ mod support;
 
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::micro::{self, Bench, Effort, Machine, Micro, Probe, STEPS};
-use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::nvrtc::Target;
 use fused_lstm::cuda::{kept, resources, sources};
 use std::sync::OnceLock;
-use support::run;
-
-/// The compiler; none where there is none and none is required.
-fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::open() {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(error) => {
-            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
-            println!("skipped: {error}");
-            None
-        }
-    }
-}
+use support::{nvrtc, run};
 
 /// The probes for clusters and all else, once for all tests; none without a compiler.
 fn ptx() -> Option<&'static str> {

@@ -21,6 +21,7 @@ use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::sync::Arc;
 use support::models::{dataset, dataset_of, start};
+use support::nvrtc;
 
 /// Largest errors relative to each tensor's largest value, those of `tests/cuda.rs`.
 const OUTPUT: f64 = 4e-6;
@@ -489,18 +490,6 @@ const PERSISTENT_BUGS: [Bug; 41] = [
         "out of bounds",
     ),
 ];
-
-/// The compiler; none where there is none and none is required.
-fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::open() {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(error) => {
-            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
-            println!("skipped: {error}");
-            None
-        }
-    }
-}
 
 /// The kernels with a bug.
 fn planted(bug: &Bug) -> String {

@@ -8,7 +8,6 @@ mod support;
 use fused_lstm::Error;
 use fused_lstm::cuda::cache::Cache;
 use fused_lstm::cuda::find;
-use fused_lstm::cuda::nvrtc::Nvrtc;
 use fused_lstm::cuda::program::{Code, Origin, Places, Program};
 use fused_lstm::cuda::sources;
 use sha2::{Digest, Sha256};
@@ -17,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
-use support::waited_so_far;
+use support::{nvrtc, waited_so_far};
 use tempfile::TempDir;
 
 /// Compiles at once, unlike the kernels.
@@ -25,15 +24,6 @@ const SMALL: &str = "extern \"C\" __global__ void small(float* x) { x[threadIdx.
 
 /// A process of its own says this of the program that it loaded.
 const SAYS: &str = "loaded: ";
-
-fn skipped() -> bool {
-    let missing = Nvrtc::open().err();
-    if let Some(error) = &missing {
-        assert!(env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
-        println!("skipped: {error}");
-    }
-    missing.is_some()
-}
 
 fn load(source: &str, cache: Option<&Cache>, architecture: &str) -> fused_lstm::Result<Program> {
     Program::load_from(&Places { source, search: &find::search(), cache }, architecture)
@@ -58,7 +48,7 @@ fn only_file(folder: &Path) -> PathBuf {
 
 #[test]
 fn the_second_load_takes_what_the_first_has_compiled() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -79,7 +69,7 @@ fn the_second_load_takes_what_the_first_has_compiled() {
 
 #[test]
 fn without_a_cache_it_compiles_anew_and_keeps_nothing() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -96,7 +86,7 @@ fn without_a_cache_it_compiles_anew_and_keeps_nothing() {
 
 #[test]
 fn a_broken_entry_is_compiled_anew_without_a_word() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -117,7 +107,7 @@ fn a_broken_entry_is_compiled_anew_without_a_word() {
 
 #[test]
 fn a_cache_that_cannot_be_written_is_a_note_and_no_error() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -131,7 +121,7 @@ fn a_cache_that_cannot_be_written_is_a_note_and_no_error() {
 
 #[test]
 fn a_mistake_in_the_kernels_is_an_error_with_the_log_and_is_not_kept() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -145,7 +135,7 @@ fn a_mistake_in_the_kernels_is_an_error_with_the_log_and_is_not_kept() {
 
 #[test]
 fn an_architecture_that_nvrtc_does_not_know_gets_the_kept_kernels() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -220,7 +210,7 @@ fn process() {
 
 #[test]
 fn processes_that_start_at_once_all_get_the_same_and_leave_one_entry() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -239,7 +229,7 @@ fn processes_that_start_at_once_all_get_the_same_and_leave_one_entry() {
 
 #[test]
 fn a_warm_start_does_not_open_nvrtc() {
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -255,7 +245,7 @@ fn a_cold_start_takes_seconds_and_a_warm_one_milliseconds() {
         println!("skipped: a debug build's speed means nothing");
         return;
     }
-    if skipped() {
+    if nvrtc().is_none() {
         return;
     }
     for architecture in ["sm_75", "sm_90", "sm_120"] {

@@ -6,6 +6,7 @@ pub mod models;
 #[cfg(target_os = "linux")]
 pub mod stub;
 
+use fused_lstm::cuda::nvrtc::Nvrtc;
 use fused_lstm::data::{Sequences, Values, synthetic};
 use serde_json::Value;
 use std::fs;
@@ -214,4 +215,16 @@ impl Run {
 pub fn waited_so_far() -> f64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').nth(1).and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
+/// The compiler; none where there is none and none is required.
+pub fn nvrtc() -> Option<Nvrtc> {
+    match Nvrtc::open() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(error) => {
+            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "REQUIRE_NVRTC is set, but: {error}");
+            println!("skipped: {error}");
+            None
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 /// The folder with it, for `LD_LIBRARY_PATH`; STUB_CUDA says what kind of driver it is.
 pub static FOLDER: LazyLock<String> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub-driver-of-all-tests");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub-driver");
     fs::create_dir_all(&folder).unwrap();
     let compiled = folder.join(format!("{}.so", std::process::id()));
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
