@@ -333,93 +333,76 @@ mod x86 {
         };
     }
 
-    // 32 registers: 6 x 4 or 12 x 2 sums, with the row of B and one number of A beside them.
-    simd!(
-        Avx512,
-        "avx512f,avx2,fma",
-        __m512,
-        16,
-        6,
-        12,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_add_ps,
-        _mm512_sub_ps,
-        _mm512_mul_ps,
-        _mm512_div_ps,
-        _mm512_fmadd_ps,
-        _mm512_fnmadd_ps,
-        _mm512_sqrt_ps,
-        _mm512_max_ps,
-        _mm512_min_ps,
-        _mm512_castps_si512,
-        _mm512_slli_epi32,
-        _mm512_castsi512_ps,
-        {}
-    );
-    // The same, with the dot products of AVX512-BF16.
-    simd!(
-        Avx512Bf16,
-        "avx512f,avx512bf16,avx2,fma",
-        __m512,
-        16,
-        6,
-        12,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_add_ps,
-        _mm512_sub_ps,
-        _mm512_mul_ps,
-        _mm512_div_ps,
-        _mm512_fmadd_ps,
-        _mm512_fnmadd_ps,
-        _mm512_sqrt_ps,
-        _mm512_max_ps,
-        _mm512_min_ps,
-        _mm512_castps_si512,
-        _mm512_slli_epi32,
-        _mm512_castsi512_ps,
-        {
-            const PAIRS: bool = true;
+    macro_rules! avx512 {
+        ($token:ident, $features:literal, $more:tt) => {
+            // 32 registers: 6 x 4 or 12 x 2 sums, with the row of B and one number of A beside them.
+            simd!(
+                $token,
+                $features,
+                __m512,
+                16,
+                6,
+                12,
+                _mm512_set1_ps,
+                _mm512_loadu_ps,
+                _mm512_storeu_ps,
+                _mm512_add_ps,
+                _mm512_sub_ps,
+                _mm512_mul_ps,
+                _mm512_div_ps,
+                _mm512_fmadd_ps,
+                _mm512_fnmadd_ps,
+                _mm512_sqrt_ps,
+                _mm512_max_ps,
+                _mm512_min_ps,
+                _mm512_castps_si512,
+                _mm512_slli_epi32,
+                _mm512_castsi512_ps,
+                $more
+            );
+        };
+    }
 
-            #[inline(always)]
-            fn splat_pair(self, pair: Pair) -> __m512 {
-                unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(pair.0 as i32)) }
-            }
-            #[inline(always)]
-            fn dot(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-                // The vectors' types differ, their bits do not.
-                unsafe {
-                    _mm512_dpbf16_ps(
-                        c,
-                        std::mem::transmute::<__m512, __m512bh>(a),
-                        std::mem::transmute::<__m512, __m512bh>(b),
-                    )
-                }
-            }
-            #[inline(always)]
-            fn store_pairs(self, to: &mut [Pair], first: __m512, second: __m512) {
-                let to = &mut to[..16];
-                unsafe {
-                    let first = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(first));
-                    let second = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(second));
-                    let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
-                    let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(first), second);
-                    _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
-                }
-            }
-            #[inline(always)]
-            fn store_rounded(self, to: &mut [Pair], v: __m512) {
-                let to = &mut to[..8];
-                unsafe {
-                    let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                    _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded);
-                }
+    avx512!(Avx512, "avx512f,avx2,fma", {});
+    // The same, with the dot products of AVX512-BF16.
+    avx512!(Avx512Bf16, "avx512f,avx512bf16,avx2,fma", {
+        const PAIRS: bool = true;
+
+        #[inline(always)]
+        fn splat_pair(self, pair: Pair) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(pair.0 as i32)) }
+        }
+        #[inline(always)]
+        fn dot(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // The vectors' types differ, their bits do not.
+            unsafe {
+                _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
             }
         }
-    );
+        #[inline(always)]
+        fn store_pairs(self, to: &mut [Pair], first: __m512, second: __m512) {
+            let to = &mut to[..16];
+            unsafe {
+                let first = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(first));
+                let second = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(second));
+                let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
+                let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(first), second);
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+            }
+        }
+        #[inline(always)]
+        fn store_rounded(self, to: &mut [Pair], v: __m512) {
+            let to = &mut to[..8];
+            unsafe {
+                let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded);
+            }
+        }
+    });
     // 16 registers: 3 x 4 or 6 x 2 sums.
     simd!(
         Avx2,

@@ -446,10 +446,6 @@ impl Device for Driver {
         let module = self.context.load_module(Ptx::from_binary(cubin));
         let module = module.map_err(|e| self.failed("load the persistent kernels", e))?;
         find_functions(&mut self.functions, &module, &sources::persistent_names(), &named(self.gpu.ordinal))?;
-        let shared = self.limits()?.shared as i32;
-        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        let function = &self.functions[super::persistent::DYNAMIC_SHARED];
-        function.set_attribute(most, shared).map_err(|e| self.failed("give a kernel its shared memory", e))?;
         self.notes.extend(program.notes);
         Ok(())
     }

@@ -20,9 +20,6 @@ use crate::error::Result;
 use crate::optimizer::Adam;
 use crate::shape::{Dims, ParamLayout, Tensors};
 
-/// The kernel that takes dynamic shared memory.
-pub(super) const DYNAMIC_SHARED: &str = "persistent_lstm";
-
 /// Most numbers in all parts of the weight gradients together.
 const MOST_NUMBERS: usize = 16 << 20;
 
@@ -318,7 +315,7 @@ impl<D: Device> Persistent<D> {
             int(k),
         ];
         let (grid, threads) = ([self.row_tiles() as u32, 1, 1], self.variant.threads() as u32);
-        launch_with(device, DYNAMIC_SHARED, (grid, threads), self.variant.shared_bytes(k), &args)
+        launch_with(device, "persistent_lstm", (grid, threads), self.variant.shared_bytes(k), &args)
     }
 
     fn row_tiles(&self) -> usize {
