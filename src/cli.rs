@@ -168,13 +168,6 @@ pub struct DeviceArgs {
     pub no_cache: bool,
 }
 
-impl DeviceArgs {
-    /// The GPU of that number, whose kernels are in f32.
-    pub fn gpu(ordinal: usize, no_cache: bool) -> Self {
-        Self { device: Device::Cuda(ordinal), threads: None, precision: PrecisionName::Auto, no_cache }
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionName {
     Auto,

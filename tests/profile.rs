@@ -147,6 +147,8 @@ fn the_command_is_for_gpus() {
     run(&["profile"]).fails_in_one_line(2, &["--device cpu"]);
     run(&["profile", "--hidden", "0"]).fails_in_one_line(2, &["--hidden", "from 1"]);
     run(&["profile", "--device", "cuda", "--hidden", "1000000"]).fails_in_one_line(2, &["--hidden 1000000"]);
+    run(&["profile", "--device", "cuda", "--precision", "bf16"])
+        .fails_in_one_line(2, &["--precision bf16", "bench step"]);
     if fused_lstm::cuda::driver::gpus().is_err() {
         run(&["profile", "--device", "cuda", "--json"]).fails_in_one_line(4, &["cuda:0"]);
         run(&["profile", "--device", "auto"]).fails_in_one_line(4, &["cuda:0"]);

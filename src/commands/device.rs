@@ -1,12 +1,12 @@
 //! `--device` and `--precision`: the only place that chooses an engine.
 
 use crate::cli::{Device, DeviceArgs, PrecisionName};
-use fused_lstm::Result;
 use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
+use fused_lstm::{Error, Result};
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -63,33 +63,58 @@ pub fn gpu_precision(precision: Precision) -> Result<()> {
     if precision != Precision::Tf32 {
         return Ok(());
     }
-    Err(fused_lstm::Error::Device {
+    Err(Error::Device {
         device: format!("--precision {precision}"),
         found: "the CUDA engine has no products of tf32 yet".into(),
         remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
     })
 }
 
+/// The number of the GPU, for a command that is about GPUs alone: what it `does` and, for who asks for the processor, what
+/// to do `instead`.
+pub fn gpu_alone(args: &DeviceArgs, does: &str, instead: &str) -> Result<usize> {
+    match args.device {
+        Device::Cpu => Err(Error::usage("--device cpu", does, format!("give --device cuda; {instead}"))),
+        Device::Auto => Ok(0),
+        Device::Cuda(ordinal) => Ok(ordinal),
+    }
+}
+
+/// The driver of that GPU, with what the user should know of it told.
 #[cfg(feature = "cuda")]
-fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
-    use fused_lstm::Error;
+pub fn open_gpu(ordinal: usize, args: &DeviceArgs) -> Result<Box<Driver>> {
     let driver = Driver::open(ordinal, !args.no_cache).map_err(|error| match error {
         Error::Device { found, remedy, .. } => {
             Error::Device { device: format!("--device cuda:{ordinal}"), found, remedy }
         }
         other => other,
     })?;
+    driver.notes().iter().for_each(|text| super::progress::note(text));
+    Ok(Box::new(driver))
+}
+
+/// What a program without CUDA says of a GPU.
+#[cfg(not(feature = "cuda"))]
+pub fn without_cuda(ordinal: usize) -> Error {
+    Error::Device {
+        device: format!("--device cuda:{ordinal}"),
+        found: "this program was built without CUDA".into(),
+        remedy: "use --device cpu, or build it with `cargo build --release --features cuda`".into(),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
     let precision = args.precision.into();
     gpu_precision(precision)?;
-    driver.notes().iter().for_each(|text| super::progress::note(text));
-    Ok(Chosen::Cuda { driver: Box::new(driver), precision })
+    Ok(Chosen::Cuda { driver: open_gpu(ordinal, args)?, precision })
 }
 
 #[cfg(feature = "cuda")]
 fn gpu_or(cpu: impl Fn() -> Result<Chosen>, args: &DeviceArgs) -> Result<Chosen> {
     match gpu(0, args) {
         // Anything else than a missing device is a fault that must be seen.
-        Err(fused_lstm::Error::Device { found, .. }) => {
+        Err(Error::Device { found, .. }) => {
             super::progress::note(&format!("no GPU is used: {found}"));
             cpu()
         }
@@ -99,11 +124,7 @@ fn gpu_or(cpu: impl Fn() -> Result<Chosen>, args: &DeviceArgs) -> Result<Chosen>
 
 #[cfg(not(feature = "cuda"))]
 fn gpu(ordinal: usize, _: &DeviceArgs) -> Result<Chosen> {
-    Err(fused_lstm::Error::Device {
-        device: format!("--device cuda:{ordinal}"),
-        found: "this program was built without CUDA".into(),
-        remedy: "use --device cpu, or build it with `cargo build --release --features cuda`".into(),
-    })
+    Err(without_cuda(ordinal))
 }
 
 /// Nobody who built the program for the CPU expects a GPU.

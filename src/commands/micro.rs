@@ -1,28 +1,22 @@
 //! `fused-lstm bench micro`: latencies and rates of a GPU.
 
-use crate::cli::{BenchArgs, Device};
-use fused_lstm::{Error, Result};
+use super::device;
+use crate::cli::BenchArgs;
+use fused_lstm::Result;
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let ordinal = match args.device.device {
-        Device::Cpu => {
-            let found = "bench micro measures the parts of a GPU";
-            let remedy = "give --device cuda; `fused-lstm bench step` times the CPU engine";
-            return Err(Error::usage("--device cpu", found, remedy));
-        }
-        Device::Auto => 0,
-        Device::Cuda(ordinal) => ordinal,
-    };
+    let ordinal = device::gpu_alone(
+        &args.device,
+        "bench micro measures the parts of a GPU",
+        "`fused-lstm bench step` times the CPU engine",
+    )?;
     on_gpu(args, ordinal)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(args: &BenchArgs, ordinal: usize) -> Result<()> {
-    use super::device::Chosen;
-    use crate::cli::DeviceArgs;
-    let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
-    Chosen::open(&device).map(drop)
+fn on_gpu(_: &BenchArgs, ordinal: usize) -> Result<()> {
+    Err(device::without_cuda(ordinal))
 }
 
 #[cfg(feature = "cuda")]
@@ -30,9 +24,8 @@ use with_cuda::on_gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{BenchArgs, Error, Result};
-    use crate::cli::DeviceArgs;
-    use crate::commands::device::Chosen;
+    use super::{BenchArgs, Result};
+    use crate::commands::device;
     use crate::commands::output::line;
     use crate::commands::profile::room;
     use fused_lstm::cuda::device::Device as _;
@@ -45,10 +38,7 @@ mod with_cuda {
         Effort { rounds: 64, timed_rounds: 4096, nodes: [100, 1100], turns: 5, copied: 0, product: 0 };
 
     pub fn on_gpu(args: &BenchArgs, ordinal: usize) -> Result<()> {
-        let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
-        let Chosen::Cuda { mut driver, .. } = Chosen::open(&device)? else {
-            return Err(Error::Failed("a GPU was asked for and the processor was chosen".into()));
-        };
+        let mut driver = device::open_gpu(ordinal, &args.device)?;
         let (major, minor) = driver.gpu().capability;
         let machine =
             Machine { architecture: 10 * major + minor, multiprocessors: driver.gpu().multiprocessors.max(1) };

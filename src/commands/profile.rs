@@ -1,28 +1,32 @@
 //! `fused-lstm profile`: where the time of a training iteration on a GPU goes, kernel by kernel.
 
-use crate::cli::{Device, ProfileArgs};
+use super::device;
+use crate::cli::ProfileArgs;
+use fused_lstm::precision::Precision;
 use fused_lstm::{Error, Result};
 
 /// Runs the command.
 pub fn run(args: &ProfileArgs) -> Result<()> {
-    let ordinal = match args.device.device {
-        Device::Cpu => {
-            let found = "profile times the kernels of a GPU";
-            let remedy = "give --device cuda; `fused-lstm bench step` and `cargo bench` time the CPU engine";
-            return Err(Error::usage("--device cpu", found, remedy));
-        }
-        Device::Auto => 0,
-        Device::Cuda(ordinal) => ordinal,
-    };
+    let ordinal = device::gpu_alone(
+        &args.device,
+        "profile times the kernels of a GPU",
+        "`fused-lstm bench step` and `cargo bench` time the CPU engine",
+    )?;
+    let precision = Precision::from(args.device.precision);
+    if precision != Precision::F32 {
+        let remedy = format!("leave it out; `fused-lstm bench step --precision {precision}` times whole iterations");
+        return Err(Error::usage(
+            format!("--precision {precision}"),
+            "profile knows the f32 kernels' work only",
+            remedy,
+        ));
+    }
     on_gpu(args, ordinal)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
-    use super::device::Chosen;
-    use crate::cli::DeviceArgs;
-    let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
-    Chosen::open(&device).map(drop)
+fn on_gpu(_: &ProfileArgs, ordinal: usize) -> Result<()> {
+    Err(device::without_cuda(ordinal))
 }
 
 #[cfg(feature = "cuda")]
@@ -33,10 +37,9 @@ use with_cuda::on_gpu;
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::{Error, ProfileArgs, Result};
-    use crate::cli::DeviceArgs;
+    use super::{ProfileArgs, Result};
     use crate::commands::bench;
-    use crate::commands::device::Chosen;
+    use crate::commands::device;
     use crate::commands::output::{line, thousands};
     use fused_lstm::cuda::device::Device as _;
     use fused_lstm::cuda::profile::{self, Ceilings, Job, Profile, REPLAYED_AT_ONCE, Row};
@@ -57,10 +60,7 @@ mod with_cuda {
 
     pub fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
         let (model, data) = bench::prepare(&args.sizes)?;
-        let device = DeviceArgs::gpu(ordinal, args.device.no_cache);
-        let Chosen::Cuda { driver, .. } = Chosen::open(&device)? else {
-            return Err(Error::Failed("a GPU was asked for and the processor was chosen".into()));
-        };
+        let driver = device::open_gpu(ordinal, &args.device)?;
         let (copied, product) = room(driver.free_bytes()?);
         let ceilings = profile::ceilings(&*driver, copied, product)?;
         let name = driver.name();
