@@ -187,20 +187,13 @@ impl Machine<'_> {
         };
         self.sanitize(warp, spot, &run, Touch::Read)?;
         let data = self.bytes(spot);
-        if let (4, 1, Slot::R(d)) = (access.size, access.count, access.slots[0]) {
-            let out = &mut warp.r[d as usize];
-            let data = &data[spot.start..spot.start + run.length()];
-            match (run.count, run.mask) {
-                (1, ALL) => *out = [word(data); LANES],
-                (1, mask) => blend(out, &[word(data); LANES], mask),
-                _ if run.is_spaced() => {
-                    let out = &mut out[run.first as usize..(run.first + run.count) as usize];
-                    for (out, bytes) in out.iter_mut().zip(data.chunks(run.step)) {
-                        *out = word(bytes);
-                    }
+        let slots = &access.slots[..access.count as usize];
+        // A wider register may take a word, too: not this way.
+        if access.size == 4 && slots.iter().all(|slot| matches!(slot, Slot::R(_))) {
+            for (element, slot) in slots.iter().enumerate() {
+                if let Slot::R(d) = *slot {
+                    load_words(&mut warp.r[d as usize], &data[spot.start + 4 * element..], &run);
                 }
-                (32, _) => words(out, data),
-                _ => words(&mut out[run.first as usize..(run.first + run.count) as usize], data),
             }
             return Ok(());
         }
@@ -568,6 +561,22 @@ fn mark_written(written: &mut [bool], run: &Run) {
         written.chunks_mut(run.step).for_each(|place| place[..run.bytes].fill(true));
     } else {
         written.fill(true);
+    }
+}
+
+/// A word for each lane of a run, whose places begin at `data`.
+#[inline(always)]
+fn load_words(out: &mut [u32; LANES], data: &[u8], run: &Run) {
+    let lanes = run.first as usize..(run.first + run.count) as usize;
+    match (run.count, run.mask) {
+        (1, mask) => blend(out, &[word(data); LANES], mask),
+        (32, _) if run.step == 4 => words(out, data),
+        _ if run.step == 4 => words(&mut out[lanes], data),
+        _ => {
+            for (out, bytes) in out[lanes].iter_mut().zip(data.chunks(run.step)) {
+                *out = word(bytes);
+            }
+        }
     }
 }
 

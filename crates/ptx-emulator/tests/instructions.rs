@@ -404,6 +404,58 @@ fn loads_and_stores_of_every_space_and_width() {
     assert_eq!(run(narrow, "%r4", &[16, 6], 1).unwrap()[0], 6);
 }
 
+/// How lanes come to their places in a test, and the place of each.
+type Places = (&'static str, fn(u32) -> u32);
+
+/// Whole warps that load two or four words each, from places of every pattern.
+#[test]
+fn vectors_of_words_from_every_pattern_of_places() {
+    let patterns: [Places; 5] = [
+        ("shl.b32 %r4, %lane, 4;", |lane| lane * 16),
+        ("and.b32 %r4, %lane, 15; shl.b32 %r4, %r4, 4;", |lane| lane % 16 * 16),
+        ("shl.b32 %r4, %lane, 5;", |lane| lane * 32),
+        ("mov.u32 %r4, 48;", |_| 48),
+        ("xor.b32 %r4, %lane, 5; shl.b32 %r4, %r4, 4;", |lane| (lane ^ 5) * 16),
+    ];
+    // Word n of shared memory is 3 n + 1; 64 words for each of 32 threads' places, 32 threads fill eight each.
+    let fill: String = (0..8)
+        .map(|n| {
+            format!(
+                "mad.lo.u32 %r4, %lane, 32, {}; mad.lo.u32 %r5, %lane, 24, {}; st.shared.u32 [%r4], %r5;\n",
+                4 * n,
+                3 * n + 1
+            )
+        })
+        .collect();
+    let word = |at: u32| u64::from(at / 4 * 3 + 1);
+    for (places, place) in patterns {
+        for condition in ["", "@%p1 "] {
+            let head = format!(
+                ".shared .align 16 .b8 buffer[1024]; {fill} bar.sync 0; setp.lt.u32 %p1, %lane, 7; {places}
+                 mov.u32 %r5, 0; mov.u32 %r6, 0; mov.u32 %r7, 0; mov.u32 %r8, 0;"
+            );
+            let read = |lane: u32| condition.is_empty() || lane < 7;
+            let sum = "mad.lo.u32 %r9, %r6, 10, %r5; mad.lo.u32 %r9, %r7, 100, %r9; mad.lo.u32 %r9, %r8, 1000, %r9;";
+            let four = format!("{head} {condition}ld.shared.v4.u32 {{%r5, %r6, %r7, %r8}}, [%r4]; {sum}");
+            let of_four = |lane: u32| {
+                let at = place(lane);
+                word(at) + 10 * word(at + 4) + 100 * word(at + 8) + 1000 * word(at + 12)
+            };
+            let two = format!("{head} {condition}ld.shared.v2.u32 {{%r5, %r6}}, [%r4+8]; {sum}");
+            let of_two = |lane: u32| word(place(lane) + 8) + 10 * word(place(lane) + 12);
+            let wide = format!("{head} mov.u64 %rd4, 0; {condition}ld.shared.u32 %rd4, [%r4+4];");
+            let of_wide = |lane: u32| word(place(lane) + 4);
+            let holds = |body: &str, result: &str, value: &dyn Fn(u32) -> u64| {
+                let expected: Vec<u64> = (0..32).map(|lane| if read(lane) { value(lane) } else { 0 }).collect();
+                assert_eq!(run(body, result, &[], 32).unwrap(), expected, "{condition}{places} {result}");
+            };
+            holds(&four, "%r9", &of_four);
+            holds(&two, "%r9", &of_two);
+            holds(&wide, "%rd4", &of_wide);
+        }
+    }
+}
+
 #[test]
 fn atomics() {
     for (op, old, operand, new) in [
