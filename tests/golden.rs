@@ -3,7 +3,7 @@
 use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::engine::Engine;
 use fused_lstm::fixture::Fixture;
-use fused_lstm::reference::{ReferenceEngine, Scale};
+use fused_lstm::reference::{ReferenceEngine, Style};
 use std::path::{Path, PathBuf};
 
 const CASES: [&str; 7] = ["b128", "b130_h64", "h64", "odd_small", "t1", "t100", "zero_x"];
@@ -51,7 +51,7 @@ fn cpu_engine_with_every_kind_of_vectors() {
 /// Against what the tests of f32 expect too: the exact numbers, within the bounds of products in bf16.
 #[test]
 fn products_in_bf16() {
-    check(|f| Box::new(ReferenceEngine::<f64>::new(f.model, f.adam, f.dataset()).rounding_to_bf16(Scale::Inputs)));
+    check(|f| Box::new(ReferenceEngine::<f64>::new(f.model, f.adam, f.dataset()).rounding_to_bf16(Style::Cpu)));
     match Isa::bf16() {
         Some(isa) => check(|f| Box::new(CpuEngine::with_isa(f.model, f.adam, f.dataset(), 2, isa).unwrap())),
         None => println!("skipped: this processor has no AVX512-BF16"),

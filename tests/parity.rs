@@ -9,7 +9,7 @@ use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
-use fused_lstm::reference::{ReferenceEngine, Scale};
+use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
 use support::models::{RAGGED, check, dataset, start};
@@ -48,7 +48,7 @@ fn all() -> Vec<Isa> {
 
 fn reference(model: Model, adam: Adam, data: &Arc<Dataset>, precision: Precision) -> ReferenceEngine<f64> {
     let plain = ReferenceEngine::new(model, adam, data.clone());
-    let mut reference = if precision == Precision::Bf16 { plain.rounding_to_bf16(Scale::Inputs) } else { plain };
+    let mut reference = if precision == Precision::Bf16 { plain.rounding_to_bf16(Style::Cpu) } else { plain };
     reference.set_state(&start(model.dims)).unwrap();
     reference
 }

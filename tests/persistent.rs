@@ -14,7 +14,7 @@ use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
 use fused_lstm::fixture::{Fixture, relative_max};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
-use fused_lstm::reference::{ReferenceEngine, Scale};
+use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
@@ -61,7 +61,7 @@ fn engine(model: Model, adam: Adam, data: Arc<Dataset>, seed: u64) -> CudaEngine
 
 fn reference(model: Model, adam: Adam, data: Arc<Dataset>, precision: Precision) -> ReferenceEngine<f64> {
     let plain = ReferenceEngine::new(model, adam, data);
-    let mut engine = if precision == Precision::Bf16 { plain.rounding_to_bf16(Scale::Weights) } else { plain };
+    let mut engine = if precision == Precision::Bf16 { plain.rounding_to_bf16(Style::Persistent) } else { plain };
     engine.set_state(&start(model.dims)).unwrap();
     engine
 }

@@ -16,7 +16,7 @@ use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::relative_max;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
-use fused_lstm::reference::{ReferenceEngine, Scale};
+use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::sync::Arc;
@@ -707,7 +707,7 @@ fn persistent_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
             run(&mut engine)
         };
         let got = on(0)?;
-        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone()).rounding_to_bf16(Scale::Weights);
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone()).rounding_to_bf16(Style::Persistent);
         let expected = run(&mut reference)?;
         compare_rounded(&got.0, &expected.0, model)?;
         compare("losses", &got.1, &expected.1, ROUNDED_OUTPUT)?;

@@ -8,7 +8,7 @@ use fused_lstm::engine::{Engine, Model};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::Precision;
-use fused_lstm::reference::{ReferenceEngine, Scale};
+use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::{Error, Result};
 use std::fs;
 use std::path::Path;
@@ -78,7 +78,7 @@ fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
             let reference = ReferenceEngine::<f64>::new(model, adam, data);
             match args.precision.into() {
                 Precision::F32 => Ok(Box::new(reference)),
-                Precision::Bf16 => Ok(Box::new(reference.rounding_to_bf16(Scale::Inputs))),
+                Precision::Bf16 => Ok(Box::new(reference.rounding_to_bf16(Style::Cpu))),
                 Precision::Tf32 => Err(Error::Device {
                     device: "--precision tf32".into(),
                     found: "the reference has no tf32".into(),

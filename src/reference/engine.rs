@@ -1,6 +1,6 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
-use super::rounded::{self, Factors, Scale};
+use super::rounded::{self, Factors, Style};
 use super::{Gradients, Real, adam, forward_backward, inputs, model, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
@@ -33,10 +33,10 @@ impl<F: Real> ReferenceEngine<F> {
         Self { model, adam, data, parameters, m, v, step: 0, rounding: None }
     }
 
-    /// Rounds the factors of the LSTM's products to bf16: as the CPU engine of that precision does with [`Scale::Inputs`],
-    /// as the persistent kernels do with [`Scale::Weights`].
-    pub fn rounding_to_bf16(self, scale: Scale) -> Self {
-        Self { rounding: Some(Factors { scale, round: F::bf16 }), ..self }
+    /// Rounds the factors of the LSTM's products to bf16: as the CPU engine of that precision does with [`Style::Cpu`],
+    /// as the persistent kernels do with [`Style::Persistent`].
+    pub fn rounding_to_bf16(self, style: Style) -> Self {
+        Self { rounding: Some(Factors { style, round: F::bf16 }), ..self }
     }
 
     fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
@@ -50,7 +50,7 @@ impl<F: Real> ReferenceEngine<F> {
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
         match &self.rounding {
             // Beside the persistent kernels others, in f32, score and predict.
-            Some(factors) if factors.scale == Scale::Inputs => {
+            Some(factors) if factors.style == Style::Cpu => {
                 rounded::logits(&self.model, &self.parameters, sequences, rows, factors)
             }
             _ => model::logits(&self.model, &self.parameters, &inputs(sequences, rows), rows.len()),

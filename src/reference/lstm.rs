@@ -22,6 +22,8 @@ pub struct Weights<'a, F> {
     pub forget_bias: F,
     /// What becomes of the factors of the layer's products that are computed on the way, h and the gradient by the gates.
     pub round: fn(F) -> F,
+    /// Whether the bias is one more row of the products: its gradient is then a sum of rounded factors.
+    pub bias_in_products: bool,
 }
 
 /// What the forward pass keeps, time first.
@@ -118,9 +120,10 @@ pub fn backward<F: Real>(
                 da[at(gate::O)] = dh[unit] * tanh_c * o * (one - o);
                 dc[unit] *= f;
             }
-            // The bias is no product.
-            d.b.iter_mut().zip(&da).for_each(|(d, &da)| *d += da);
-            da.iter_mut().for_each(|da| *da = (weights.round)(*da));
+            let factors: Vec<F> = da.iter().map(|&da| (weights.round)(da)).collect();
+            let of_bias = if weights.bias_in_products { &factors } else { &da };
+            d.b.iter_mut().zip(of_bias).for_each(|(d, &da)| *d += da);
+            let da = factors;
             let z_t = (row * steps + t) * p;
             linear::backward_weights(&z[z_t..][..p], &da, d.w_x, &mut unused);
             let h_before: Vec<F> = saved.h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();

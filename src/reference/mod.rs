@@ -13,7 +13,7 @@ mod model;
 
 pub use engine::ReferenceEngine;
 pub use model::{Gradients, forward_backward, inputs};
-pub use rounded::Scale;
+pub use rounded::Style;
 
 /// A number that the reference computes with: `f32` or `f64`.
 pub trait Real: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Send + Sync + 'static {

@@ -64,7 +64,7 @@ pub fn forward_backward<F: Real>(model: &Model, parameters: &[F], x: &[F], label
 
 fn weights<'a, F: Real>(model: &Model, w: &Tensors<&'a [F]>) -> Weights<'a, F> {
     let forget_bias = F::of(model.forget_bias.into());
-    Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias, round: |x| x }
+    Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias, round: |x| x, bias_in_products: false }
 }
 
 /// From `logits [B,K]` of `h [B,H]`: the loss of each sequence and the gradient of the mean loss by `h`; adds those of the

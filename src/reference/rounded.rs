@@ -1,5 +1,6 @@
 //! What an engine with products in bf16 computes: the same model with the input layer folded into the LSTM, and with both
 //! factors of each of the LSTM's products rounded. Sums, states, biases, the folding and the head are not rounded.
+//! Engines differ in what they make factors of: [`Style`].
 
 use super::lstm::{self, WeightGradients, Weights};
 use super::model::head;
@@ -7,20 +8,21 @@ use super::{Gradients, Real, inputs, linear};
 use crate::data::{Sequences, Values};
 use crate::engine::Model;
 
-/// Where the scale of bytes is multiplied in, before anything is rounded.
+/// What an engine makes factors of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// Into the inputs, as the CPU engine does.
-    Inputs,
-    /// Into the folded weights, as the persistent kernels do: bytes are factors as they are.
-    Weights,
+pub enum Style {
+    /// The CPU engine: bytes times their scale; the bias has no part in the products.
+    Cpu,
+    /// The persistent kernels: bytes as they are, their scale is in the folded weights; the bias is one more row of the
+    /// products, so that its gradient is the sum of rounded factors.
+    Persistent,
 }
 
 /// How factors are made of the model's numbers.
 #[derive(Clone, Copy)]
 pub struct Factors<F> {
-    /// Where the scale of bytes goes.
-    pub scale: Scale,
+    /// Of what.
+    pub style: Style,
     /// What becomes of each factor.
     pub round: fn(F) -> F,
 }
@@ -33,7 +35,7 @@ impl<F: Real> Factors<F> {
     /// Inputs `[rows,T,I]` as factors, and what is left to multiply into the weights.
     fn inputs(&self, sequences: &Sequences, rows: &[u32]) -> (Vec<F>, F) {
         match sequences.values() {
-            Values::U8 { bytes, scale } if self.scale == Scale::Weights => {
+            Values::U8 { bytes, scale } if self.style == Style::Persistent => {
                 let n = sequences.t() * sequences.i();
                 let bytes = rows.iter().flat_map(|&row| &bytes[row as usize * n..][..n]);
                 (bytes.map(|&byte| F::of(byte.into())).collect(), F::of((*scale).into()))
@@ -61,7 +63,8 @@ impl<F: Real> Folded<F> {
 
     fn weights(&self, model: &Model, factors: &Factors<F>) -> Weights<'_, F> {
         let forget_bias = F::of(model.forget_bias.into());
-        Weights { w_x: &self.w_x, w_h: &self.w_h, b: &self.b, forget_bias, round: factors.round }
+        let bias_in_products = factors.style == Style::Persistent;
+        Weights { w_x: &self.w_x, w_h: &self.w_h, b: &self.b, forget_bias, round: factors.round, bias_in_products }
     }
 }
 
@@ -138,8 +141,8 @@ mod tests {
         for values in [Values::U8 { bytes, scale: 0.0078125 }, Values::F32(numbers)] {
             let sequences = Sequences::new(3, 4, values, labels.clone());
             let plain = reference::forward_backward(&model, &parameters, &inputs(&sequences, &rows), &labels);
-            for scale in [Scale::Inputs, Scale::Weights] {
-                let factors = Factors { scale, round: |x| x };
+            for style in [Style::Cpu, Style::Persistent] {
+                let factors = Factors { style, round: |x| x };
                 let folded = forward_backward(&model, &parameters, &sequences, &rows, &factors);
                 let logits = logits(&model, &parameters, &sequences, &rows, &factors);
                 let pairs = [
@@ -154,7 +157,7 @@ mod tests {
                 for (plain, folded) in pairs {
                     assert_eq!(plain.len(), folded.len());
                     let off = plain.iter().zip(folded).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                    assert!(off < 1e-14, "{scale:?} {off:e}");
+                    assert!(off < 1e-14, "{style:?} {off:e}");
                 }
             }
         }
