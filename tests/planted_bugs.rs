@@ -219,7 +219,7 @@ const BUGS: [Bug; 42] = [
 ];
 
 /// Bugs of the persistent kernels.
-const PERSISTENT_BUGS: [Bug; 41] = [
+const PERSISTENT_BUGS: [Bug; 42] = [
     // ---- persistent/layout.cuh ----
     bug(
         "persistent/layout.cuh",
@@ -248,6 +248,14 @@ const PERSISTENT_BUGS: [Bug; 41] = [
         "halves of f16 exchanged",
         "half ? pair >> 16 : pair",
         "half ? pair : pair >> 16",
+        "numbers",
+    ),
+    // ---- persistent/transcendental.cuh ----
+    bug(
+        "persistent/transcendental.cuh",
+        "reciprocals of two gates exchanged",
+        "gate[GATE_I] = of_i_f * f, gate[GATE_F] = of_i_f * i;",
+        "gate[GATE_I] = of_i_f * i, gate[GATE_F] = of_i_f * f;",
         "numbers",
     ),
     // ---- persistent/lstm.cu ----
@@ -311,8 +319,8 @@ const PERSISTENT_BUGS: [Bug; 41] = [
     bug(
         "persistent/lstm.cu",
         "a cell does not pass its forget gate",
-        "c[e] = fmaf(f, c[e], i * g);",
-        "c[e] = c[e] + i * g;",
+        "fmaf(gates[e][GATE_F], c[e], ",
+        "fmaf(1.0f, c[e], ",
         "numbers",
     ),
     bug("persistent/lstm.cu", "no barrier before the head", "cells, T);\n    __syncthreads();", "cells, T);", "race"),
@@ -741,9 +749,10 @@ fn the_persistent_kernels_as_they_are_have_no_bug() {
 }
 
 #[test]
-fn bugs_in_persistent_layout_and_tensor_cuh() {
+fn bugs_in_persistent_headers() {
     check_persistent("persistent/layout.cuh");
     check_persistent("persistent/tensor.cuh");
+    check_persistent("persistent/transcendental.cuh");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 // layout: how the persistent kernels lay out a model, and the sizes that are fixed when they are compiled.
 //
-// The program puts five lines before this text, chosen for the model and the GPU (src/cuda/variant.rs):
+// The program puts six lines before this text, chosen for the model and the GPU (src/cuda/variant.rs):
 //
 //     VARIANT_UNITS            hidden units, padded to a multiple of 16: a warp owns 16 of them
 //     VARIANT_INPUTS           inputs of a step and 3 for the bias, padded to a multiple of 16
 //     VARIANT_FORWARD_SHARED   of the forward weights' tiles along k, how many lie in shared memory; the others in registers
 //     VARIANT_BACKWARD_SHARED  the same of the backward weights' tiles
 //     VARIANT_CHAINS           chains of sums of a forward product, 1 or 2
+//     VARIANT_FAST_ACTIVATIONS 0 or 1, see transcendental.cuh
 //
 // A block owns a tile of 8 rows of the batch. Whatever it holds of a step lies as [row of the matrix][8 rows of the batch] in
 // bf16, 16 bytes for each row of the matrix: that is what a lane's results fill in one store of 4 bytes, 128 bytes together for

@@ -24,13 +24,9 @@
 // Shared   HEAD_LOGITS + 32 · K bytes, dynamic
 // Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da below 2^30 words of
 //          4 bytes
-// Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32. tanh.approx.
+// Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32; of activations see transcendental.cuh
 // Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits
 // CPU twin reference::rounded
-
-struct Cells {
-    float gate[GATES][2];  // i, f, g, o of this lane's unit, two rows of the batch
-};
 
 // COUNT operand tiles of a matrix of rows of 16 bytes that starts at `address`.
 template <int COUNT>
@@ -80,16 +76,14 @@ DEVICE void fetch_input(unsigned char* shared, const u32* __restrict__ hx, int t
     close_copies();
 }
 
-// Activates the gates and moves the cells on by one step.
-DEVICE void step_cells(Cells& cells, float (&c)[2], float (&tanh_c)[2], float (&h)[2]) {
+// Activates the gates of a lane's unit and two rows, and moves the cells on by one step.
+DEVICE void step_cells(float (&gates)[2][GATES], float (&c)[2], float (&tanh_c)[2], float (&h)[2]) {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-        const float i = fast_sigmoid(cells.gate[GATE_I][e]), f = fast_sigmoid(cells.gate[GATE_F][e]);
-        const float g = fast_tanh(cells.gate[GATE_G][e]), o = fast_sigmoid(cells.gate[GATE_O][e]);
-        cells.gate[GATE_I][e] = i, cells.gate[GATE_F][e] = f, cells.gate[GATE_G][e] = g, cells.gate[GATE_O][e] = o;
-        c[e] = fmaf(f, c[e], i * g);
-        tanh_c[e] = fast_tanh(c[e]);
-        h[e] = o * tanh_c[e];
+        activate(gates[e]);
+        c[e] = fmaf(gates[e][GATE_F], c[e], gates[e][GATE_I] * gates[e][GATE_G]);
+        tanh_c[e] = tanh_of_cell(c[e]);
+        h[e] = gates[e][GATE_O] * tanh_c[e];
     }
 }
 
@@ -150,23 +144,21 @@ DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights
         h_global += (size_t)tiles * HX_WORDS;
 #pragma unroll
         for (int group = 0; group < GROUPS; group++) {
-            Cells cells;
+            float gates[2][GATES];
 #pragma unroll
             for (int gate = 0; gate < GATES; gate++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
                     const int m = 2 * group + gate / 2, result = gate % 2 * 2 + e;
-                    cells.gate[gate][e] = sum[0][m][result];
-                    if (CHAINS == 2) cells.gate[gate][e] += sum[CHAINS - 1][m][result];
+                    gates[e][gate] = sum[0][m][result];
+                    if (CHAINS == 2) gates[e][gate] += sum[CHAINS - 1][m][result];
                 }
             float tanh_c[2], h_new[2];
-            step_cells(cells, c[group], tanh_c, h_new);
+            step_cells(gates, c[group], tanh_c, h_new);
             const u32 pair = pair_of_bf16(h_new[0], h_new[1]);
             h_shared[group * WARP] = pair, h_global[group * WARP] = pair;
-            const auto& gate = cells.gate;
-            gates_to[group * WARP] =
-                make_uint4(pair_of_f16(gate[GATE_I][0], gate[GATE_I][1]), pair_of_f16(gate[GATE_F][0], gate[GATE_F][1]),
-                           pair_of_f16(gate[GATE_G][0], gate[GATE_G][1]), pair_of_f16(gate[GATE_O][0], gate[GATE_O][1]));
+            auto saved = [&](int gate) { return pair_of_f16(gates[0][gate], gates[1][gate]); };
+            gates_to[group * WARP] = make_uint4(saved(GATE_I), saved(GATE_F), saved(GATE_G), saved(GATE_O));
             cells_to[group * WARP] = make_uint2(pair_of_f16(c[group][0], c[group][1]), pair_of_f16(tanh_c[0], tanh_c[1]));
             h_last[group][0] = h_new[0], h_last[group][1] = h_new[1];
         }

@@ -20,7 +20,7 @@ use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
-use crate::precision::Precision;
+use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
 use std::sync::Arc;
 
@@ -38,6 +38,7 @@ pub struct CudaEngine<D: Device> {
     model: Model,
     adam: Adam,
     precision: Precision,
+    activations: Activations,
     /// Of the batches that were trained last, and the kernels loaded for it.
     plan: Option<Plan>,
     data: Arc<Dataset>,
@@ -283,6 +284,7 @@ impl<D: Device> CudaEngine<D> {
             model,
             adam,
             precision,
+            activations: Activations::default(),
             plan,
             data,
             splits,
@@ -294,6 +296,12 @@ impl<D: Device> CudaEngine<D> {
         })
     }
 
+    /// The same with activations of that form in kernels that have it: those in bf16.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.activations = activations;
+        self
+    }
+
     /// Which kernels train, and why; none before the first training step.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
@@ -301,7 +309,8 @@ impl<D: Device> CudaEngine<D> {
 
     /// Plans for batches of that size, and has the kernels loaded.
     fn prepare_plan(&mut self, batch: usize) -> Result<Family> {
-        let mut plan = Plan::new(self.model.dims, batch, self.precision, &self.limits)?;
+        let plan = Plan::new(self.model.dims, batch, self.precision, &self.limits)?;
+        let mut plan = plan.with_activations(self.activations);
         if let Family::Persistent(variant) = plan.family
             && self.plan.as_ref().map(|loaded| loaded.family) != Some(plan.family)
         {

@@ -6,6 +6,7 @@ use super::kept;
 use super::nvrtc::{Nvrtc, Target};
 use super::sources;
 use super::variant::Variant;
+use crate::precision::Activations;
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
 use std::io::Read;
@@ -18,35 +19,29 @@ pub const ARCHITECTURE: &str = "compute_80";
 
 const PACKED: &[u8] = include_bytes!("../../kernels/persistent/kept.ptx.gz");
 
-/// Sizes of the variants that are kept: units, inputs, forward and backward tiles in shared memory, chains.
-const SIZES: [[usize; 5]; 10] = [
-    [16, 16, 0, 0, 2],
-    [32, 32, 0, 0, 2],
-    [48, 16, 0, 0, 2],
-    [48, 48, 0, 0, 2],
-    [64, 32, 0, 0, 2],
-    [112, 32, 0, 0, 2],
-    [128, 16, 0, 0, 2],
-    [128, 32, 0, 0, 2],
-    [128, 48, 1, 0, 2],
-    [192, 32, 8, 28, 1],
-];
-
-/// All variants that are kept.
-pub fn variants() -> impl Iterator<Item = Variant> {
-    SIZES.into_iter().map(|[units, inputs, forward_shared, backward_shared, chains]| Variant {
-        units,
-        inputs,
-        forward_shared,
-        backward_shared,
-        chains,
-    })
+/// A variant of these units and inputs, padded, with all weights in registers.
+const fn plain(units: usize, inputs: usize) -> Variant {
+    let activations = Activations::Accurate;
+    Variant { units, inputs, forward_shared: 0, backward_shared: 0, chains: 2, activations }
 }
+
+/// All variants that are kept: each way of dividing the work at small sizes.
+pub const VARIANTS: [Variant; 9] = [
+    plain(16, 16),
+    plain(32, 32),
+    plain(48, 48),
+    plain(64, 32),
+    plain(112, 32),
+    plain(128, 16),
+    plain(128, 32),
+    Variant { activations: Activations::Fast, ..plain(128, 32) },
+    Variant { forward_shared: 8, backward_shared: 28, chains: 1, ..plain(192, 32) },
+];
 
 /// The line before a variant's PTX.
 fn mark(variant: &Variant) -> String {
-    let Variant { units, inputs, forward_shared, backward_shared, chains } = variant;
-    format!("//// variant {units} {inputs} {forward_shared} {backward_shared} {chains}\n")
+    let values: Vec<String> = variant.constants().iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!("//// variant {}\n", values.join(", "))
 }
 
 fn first_line() -> String {
@@ -104,8 +99,8 @@ pub fn make_one(nvrtc: &Nvrtc, source: &str) -> Result<String> {
 /// Those of [`Nvrtc::compile`].
 pub fn make(nvrtc: &Nvrtc) -> Result<String> {
     let mut text = first_line();
-    for variant in variants() {
-        text += &mark(&variant);
+    for variant in &VARIANTS {
+        text += &mark(variant);
         text += &make_one(nvrtc, &variant.source())?;
         text.push('\n');
     }
@@ -120,8 +115,8 @@ mod tests {
     fn the_kept_ptx_is_of_these_kernels() {
         assert!(is_current().unwrap(), "{PATH} is stale: renew it (needs NVRTC) with\n{}", kept::RENEW);
         let text = text().unwrap();
-        for variant in variants() {
-            assert!(text.contains(&mark(&variant)), "{variant:?}");
+        for variant in &VARIANTS {
+            assert!(text.contains(&mark(variant)), "{variant:?}");
         }
     }
 }

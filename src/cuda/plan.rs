@@ -3,7 +3,7 @@
 use super::device::Limits;
 use super::variant::{TILE_ROWS, Variant};
 use crate::error::{Error, Result};
-use crate::precision::Precision;
+use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
 
 /// The oldest compute capability with the persistent kernels' instructions: Ampere.
@@ -48,6 +48,14 @@ impl Plan {
                 "choose f32, which is more accurate, or bf16, which is faster",
             )),
         }
+    }
+
+    /// The same with activations of another form, where the kernels have it.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        if let Family::Persistent(variant) = &mut self.family {
+            variant.activations = activations;
+        }
+        self
     }
 
     /// The kernels of one launch a step, and why they were chosen.
@@ -101,7 +109,14 @@ mod tests {
     fn the_tutorials_model_is_trained_in_one_launch_with_all_weights_in_registers() {
         for limits in [H100, RTX4090] {
             let plan = Plan::new(TUTORIAL, 128, Precision::Bf16, &limits).unwrap();
-            let variant = Variant { units: 128, inputs: 32, forward_shared: 0, backward_shared: 0, chains: 2 };
+            let variant = Variant {
+                units: 128,
+                inputs: 32,
+                forward_shared: 0,
+                backward_shared: 0,
+                chains: 2,
+                activations: Activations::Accurate,
+            };
             assert_eq!(plan.family, Family::Persistent(variant));
             assert!(plan.reason.ends_with("16 blocks of 256 threads, weights in registers"), "{}", plan.reason);
         }

@@ -2,6 +2,7 @@
 
 use super::device::Limits;
 use super::sources;
+use crate::precision::Activations;
 use crate::shape::{Dims, GATES};
 use std::fmt::Write as _;
 
@@ -50,6 +51,8 @@ pub struct Variant {
     pub backward_shared: usize,
     /// Chains of sums of a forward product.
     pub chains: usize,
+    /// How sigmoid and tanh are computed.
+    pub activations: Activations,
 }
 
 impl Variant {
@@ -80,7 +83,8 @@ impl Variant {
             return Err(format!("{} hidden units leave no registers for weights", dims.h));
         }
         let (forward_shared, backward_shared) = (forward_tiles - forward, backward_tiles - backward);
-        let variant = Self { units, inputs, forward_shared, backward_shared, chains };
+        let activations = Activations::default();
+        let variant = Self { units, inputs, forward_shared, backward_shared, chains, activations };
         let (needed, room) = (variant.shared_bytes(dims.k), limits.shared as usize);
         if needed > room {
             return Err(format!(
@@ -91,17 +95,23 @@ impl Variant {
         Ok(variant)
     }
 
-    /// The kernels' text for this variant.
-    pub fn source(&self) -> String {
-        let mut text = String::new();
-        let Self { units, inputs, forward_shared, backward_shared, chains } = self;
-        for (name, value) in [
+    /// What is fixed when the kernels are compiled: names after `VARIANT_`, and their values.
+    pub fn constants(&self) -> [(&'static str, usize); 6] {
+        let Self { units, inputs, forward_shared, backward_shared, chains, activations } = *self;
+        [
             ("UNITS", units),
             ("INPUTS", inputs),
             ("FORWARD_SHARED", forward_shared),
             ("BACKWARD_SHARED", backward_shared),
             ("CHAINS", chains),
-        ] {
+            ("FAST_ACTIVATIONS", usize::from(activations == Activations::Fast)),
+        ]
+    }
+
+    /// The kernels' text for this variant.
+    pub fn source(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in self.constants() {
             let _ = writeln!(text, "#define VARIANT_{name} {value}");
         }
         text + sources::PERSISTENT
