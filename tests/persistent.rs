@@ -8,9 +8,10 @@ mod support;
 use fused_lstm::cuda::device::Limits;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::plan::Family;
+use fused_lstm::cuda::variant::Division;
 use fused_lstm::cuda::{CudaEngine, kept, kept_variants};
-use fused_lstm::data::{Dataset, Sequences, Values};
-use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
+use fused_lstm::data::{Dataset, Sequences, Split, Values};
+use fused_lstm::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use fused_lstm::fixture::{Fixture, relative_max};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::{Activations, Precision};
@@ -49,8 +50,12 @@ mod class {
     pub const FAR: f64 = 0.35;
 }
 
+/// A device without clusters, unless a test asks for them.
 fn emulated(seed: u64) -> Emulated {
-    Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).expect("the emulator runs the kernels")
+    let made = Emulated::new(kept::ptx(), Options { seed, ..Options::default() });
+    let mut device = made.expect("the emulator runs the kernels");
+    device.set_limits(Limits { capability: (8, 0), shared: 227 * 1024, multiprocessors: 132 });
+    device
 }
 
 /// A device whose variants with fast activations have a `tanh.approx` that is cut to 11 bits, as far off as the manual of PTX
@@ -254,6 +259,44 @@ fn gradients_by_precision_and_activations() {
         let errors = errors(&engine.trace(&data.train).unwrap(), &expected, model);
         println!("{precision} {activations:?}: {}", text(errors));
         hold(&format!("{precision} {activations:?}"), errors, bounds);
+    }
+}
+
+/// Divisions of 64 units that are kept.
+const DIVISIONS: [[usize; 2]; 3] = [[4, 1], [1, 2], [2, 4]];
+
+/// Everything that a division shows of two training steps, of a trace and of scores.
+fn divided(division: Division, seed: u64, n: usize, t: usize) -> (State, Vec<f32>, Trace, Scores, Vec<f32>) {
+    let dims = Dims { t, i: 28, p: 9, h: 60, k: 10 };
+    let model = Model { dims, forget_bias: 0.7 };
+    let data = images(dims, n);
+    let mut device = emulated(seed);
+    device.set_limits(Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors: 132 });
+    let made = CudaEngine::with_precision(device, model, Adam::default(), data.clone(), Precision::Bf16).unwrap();
+    let mut engine = made.with_division(division);
+    engine.set_state(&start(dims)).unwrap();
+    let rows: Vec<u32> = (0..2 * n as u32).map(|k| k % n as u32).collect();
+    let seen = losses(&engine.train_steps(&rows, n).unwrap());
+    let trace = engine.trace(&data.train).unwrap();
+    let Family::Persistent(variant) = engine.plan().unwrap().family else { panic!("{:?}", engine.plan()) };
+    assert_eq!(variant.division, division);
+    let scores = engine.evaluate(Split::Train, &rows[..n]).unwrap();
+    (engine.state().unwrap(), seen, trace, scores, engine.predict(&data.train).unwrap())
+}
+
+/// Tiles of a block and blocks of a cluster change no bit, nor does the schedule; with tiles and rows left over.
+#[test]
+fn every_division_gives_the_same_bits() {
+    for (n, t) in [(45, 3), (9, 1), (3, 5)] {
+        let plain = divided(Division::ONE, 0, n, t);
+        for [tiles, cluster] in DIVISIONS {
+            for seed in [0, 1, 12345] {
+                assert!(
+                    divided(Division { tiles, cluster }, seed, n, t) == plain,
+                    "B {n}, {tiles} {cluster}, schedule {seed}"
+                );
+            }
+        }
     }
 }
 

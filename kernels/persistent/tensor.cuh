@@ -64,6 +64,22 @@ DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
+// Where `address` of this block's shared memory lies in that of the cluster's block `rank`. Clusters need sm_90.
+DEVICE u32 address_in(u32 address, int rank) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+
+DEVICE void store_in_cluster(u32 address, u32 value) {
+    asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(value) : "memory");
+}
+
+// A barrier of all threads of the cluster: what any of them wrote before it, the others see after it.
+DEVICE void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // Two numbers, rounded to nearest even, the first in the low half.
 DEVICE u32 pair_of_bf16(float low, float high) {
     u32 pair;
