@@ -162,10 +162,19 @@ pub struct DeviceArgs {
     /// bf16 is faster, rounds to 8 bits, and needs a processor with AVX512-BF16.
     #[arg(long, value_enum, default_value = "auto")]
     pub precision: PrecisionName,
+    /// Sigmoid and tanh on a GPU in bf16: accurate, or fast, by the GPU's own approximation to 11 bits
+    #[arg(long, value_enum, default_value = "accurate")]
+    pub activations: ActivationsName,
     /// Compile the kernels of a GPU anew, and do not keep them for the next start
     #[arg(long)]
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub no_cache: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ActivationsName {
+    Accurate,
+    Fast,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,7 @@
 //! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
-//! Which kernels train is planned for each size of batch ([`super::plan`]). Whatever scores and predicts is in f32.
+//! Which kernels train is planned for each size of batch ([`super::plan`]); the same family scores and predicts.
 
 use super::adam::{self, Update};
 use super::backward::Backward;
@@ -12,15 +12,17 @@ use super::device::{Buffer, Device, Limits, Part};
 use super::estimate::Estimate;
 use super::forward::{Forward, Keep};
 use super::gather::{self, DeviceSequences};
+use super::inference::Inference;
 use super::persistent::{Persistent, Step};
 use super::plan::{Family, Plan};
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
+use super::variant::Division;
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
-use crate::precision::Precision;
+use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
 use std::sync::Arc;
 
@@ -38,7 +40,10 @@ pub struct CudaEngine<D: Device> {
     model: Model,
     adam: Adam,
     precision: Precision,
-    /// Of the batches that were trained last, and the kernels loaded for it.
+    activations: Activations,
+    /// Instead of the planned one.
+    division: Option<Division>,
+    /// Of the batches that were trained last, or scored before any, and the kernels loaded for it.
     plan: Option<Plan>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
@@ -92,9 +97,15 @@ struct Clip<D: Device> {
     factor: Buffer<D, f32>,
 }
 
+/// What computes losses and classes of sequences.
+enum Scorer<D: Device> {
+    PerStep(Forward<D>),
+    Persistent(Inference<D>),
+}
+
 /// What scoring and predicting need.
 struct Scoring<D: Device> {
-    forward: Forward<D>,
+    scorer: Scorer<D>,
     /// `[B]`
     rows: Buffer<D, u32>,
     /// Always zero, `[1]`.
@@ -227,10 +238,58 @@ impl<D: Device> Training<D> {
     }
 }
 
+impl<D: Device> Scorer<D> {
+    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
+        Ok(match family {
+            Family::PerStep => Self::PerStep(Forward::new(device, dims, capacity, Keep::Last)?),
+            Family::Persistent(variant) => Self::Persistent(Inference::new(device, dims, variant, capacity)?),
+        })
+    }
+
+    /// Most sequences of a batch.
+    fn capacity(&self) -> usize {
+        match self {
+            Self::PerStep(forward) => forward.capacity(),
+            Self::Persistent(inference) => inference.capacity(),
+        }
+    }
+
+    /// From the sequences `rows[turn]` to logits.
+    fn run(
+        &mut self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
+        batch: usize,
+    ) -> Result<()> {
+        match self {
+            Self::PerStep(forward) => forward.run(device, weights, sequences, rows_and_turn, batch),
+            Self::Persistent(inference) => inference.run(device, weights, sequences, rows_and_turn, batch),
+        }
+    }
+
+    /// From logits to losses and classes, where these are not there yet.
+    fn score(&self, device: &D, batch: usize) -> Result<()> {
+        match self {
+            Self::PerStep(forward) => forward.score(device, None, batch),
+            Self::Persistent(_) => Ok(()),
+        }
+    }
+
+    /// Logits `[B,K]`, and loss and class of each sequence, `[B]`.
+    fn results(&self) -> (&Buffer<D, f32>, &Buffer<D, f32>, &Buffer<D, u32>) {
+        match self {
+            Self::PerStep(forward) => (forward.logits(), forward.loss(), forward.predicted()),
+            Self::Persistent(inference) => (inference.logits(), inference.loss(), inference.predicted()),
+        }
+    }
+}
+
 impl<D: Device> Scoring<D> {
-    fn new(device: &D, dims: Dims, capacity: usize) -> Result<Self> {
+    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
         let mut scoring = Self {
-            forward: Forward::new(device, dims, capacity, Keep::Last)?,
+            scorer: Scorer::new(device, dims, capacity, family)?,
             rows: Buffer::new(device, "scored rows", capacity)?,
             turn: Buffer::new(device, "scored turn", 1)?,
             probabilities: Buffer::new(device, "probabilities", capacity * dims.k)?,
@@ -283,6 +342,8 @@ impl<D: Device> CudaEngine<D> {
             model,
             adam,
             precision,
+            activations: Activations::default(),
+            division: None,
             plan,
             data,
             splits,
@@ -294,23 +355,57 @@ impl<D: Device> CudaEngine<D> {
         })
     }
 
-    /// Which kernels train, and why; none before the first training step.
+    /// The same with activations of that form in kernels that have it: those in bf16.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.activations = activations;
+        self
+    }
+
+    /// The same with that division of the work among blocks in kernels that have one, and not the planned one: no bit differs.
+    pub fn with_division(mut self, division: Division) -> Self {
+        self.division = Some(division);
+        self
+    }
+
+    /// Which kernels compute, and why; none before the first batch.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// Plans for batches of that size, and has the kernels loaded.
+    /// Plans for batches of that size to be trained, and has the kernels loaded.
     fn prepare_plan(&mut self, batch: usize) -> Result<Family> {
-        let mut plan = Plan::new(self.model.dims, batch, self.precision, &self.limits)?;
+        let (dims, limits) = (self.model.dims, &self.limits);
+        let mut plan = Plan::new(dims, batch, self.precision, limits)?.with_activations(self.activations);
+        if let Some(division) = self.division {
+            plan = plan.with_division(dims, batch, division, limits)?;
+        }
         if let Family::Persistent(variant) = plan.family
             && self.plan.as_ref().map(|loaded| loaded.family) != Some(plan.family)
         {
+            // What was recorded and prepared is of the kernels that go.
+            (self.training, self.scoring) = (None, None);
             match self.device.load(&variant) {
                 Err(Error::Device { device, found, .. }) => plan = Plan::per_step(format!("{device}: {found}")),
                 other => other?,
             }
         }
         Ok(self.plan.insert(plan).family)
+    }
+
+    /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
+    /// batch, with the same bits.
+    fn prepare_beside(&mut self, batch: usize) -> Result<Family> {
+        let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch) };
+        let planned = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
+        Ok(if planned == Family::PerStep { planned } else { family })
+    }
+
+    /// Whatever was made of the parameters is to be made anew.
+    fn forget_weights(&mut self) {
+        self.folded = false;
+        if let Some(Scoring { scorer: Scorer::Persistent(inference), .. }) = &mut self.scoring {
+            inference.forget_weights();
+        }
     }
 
     /// The device.
@@ -351,7 +446,7 @@ impl<D: Device> CudaEngine<D> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
             Training::new(estimate, self.model, &self.adam, batch, family, &self.limits)?;
-            Scoring::new(estimate, self.model.dims, at_once)
+            Scoring::new(estimate, self.model.dims, at_once, family)
         })
     }
 
@@ -399,11 +494,13 @@ impl<D: Device> CudaEngine<D> {
     }
 
     fn prepare_scoring(&mut self, batch: usize) -> Result<()> {
-        if self.scoring.as_ref().is_none_or(|scoring| scoring.forward.capacity() < batch) {
+        if self.scoring.as_ref().is_none_or(|scoring| scoring.scorer.capacity() < batch) {
             self.scoring = None;
-            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch)?);
+            let family = self.prepare_beside(batch)?;
+            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch, family)?);
         }
-        if !self.folded {
+        let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::PerStep(_), .. }));
+        if is_folding && !self.folded {
             self.weights.update_fold(&self.device)?;
             self.folded = true;
         }
@@ -425,13 +522,13 @@ impl<D: Device> CudaEngine<D> {
             training.packed = true;
         }
         let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
-        self.folded = false;
         for _ in 0..steps {
             device.replay(graph)?;
         }
         let loss = training.mean_loss.download(device, steps)?;
         let correct = training.correct.download(device, steps)?;
         self.step += steps as u64;
+        self.forget_weights();
         Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
     }
 
@@ -439,7 +536,7 @@ impl<D: Device> CudaEngine<D> {
     fn forward(&self, sequences: &DeviceSequences<D>, scoring: &mut Scoring<D>, rows: &[u32]) -> Result<()> {
         scoring.rows.upload(&self.device, rows)?;
         let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
-        scoring.forward.run(&self.device, &self.weights, sequences, rows_and_turn, rows.len())
+        scoring.scorer.run(&self.device, &self.weights, sequences, rows_and_turn, rows.len())
     }
 }
 
@@ -456,7 +553,7 @@ impl<D: Device> Engine for CudaEngine<D> {
         }
     }
 
-    /// That of training; whatever scores and predicts is in f32.
+    /// That of training, scoring and predicting.
     fn precision(&self) -> Precision {
         match &self.plan {
             Some(Plan { family: Family::Persistent(_), .. }) => self.precision,
@@ -479,7 +576,8 @@ impl<D: Device> Engine for CudaEngine<D> {
     fn set_state(&mut self, state: &State) -> Result<()> {
         assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
         self.weights.upload(&self.device, state)?;
-        (self.step, self.folded) = (state.step, false);
+        self.step = state.step;
+        self.forget_weights();
         if let Some(training) = &mut self.training {
             training.packed = false;
         }
@@ -514,9 +612,10 @@ impl<D: Device> Engine for CudaEngine<D> {
         };
         for rows in rows.chunks(SCORE_AT_ONCE) {
             self.forward(sequences, &mut scoring, rows)?;
-            scoring.forward.score(&self.device, None, rows.len())?;
-            scores.loss.extend(scoring.forward.loss().download(&self.device, rows.len())?);
-            scores.predicted.extend(scoring.forward.predicted().download(&self.device, rows.len())?);
+            scoring.scorer.score(&self.device, rows.len())?;
+            let (_, loss, predicted) = scoring.scorer.results();
+            scores.loss.extend(loss.download(&self.device, rows.len())?);
+            scores.predicted.extend(predicted.download(&self.device, rows.len())?);
         }
         self.scoring = Some(scoring);
         Ok(scores)
@@ -532,7 +631,7 @@ impl<D: Device> Engine for CudaEngine<D> {
             let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;
             let rows: Vec<u32> = (0..count as u32).collect();
             self.forward(&some, &mut scoring, &rows)?;
-            let logits = scoring.forward.logits().first(count * k);
+            let logits = scoring.scorer.results().0.first(count * k);
             softmax(&self.device, logits, scoring.probabilities.first(count * k), count, k)?;
             probabilities.extend(scoring.probabilities.download(&self.device, count * k)?);
             self.scoring = Some(scoring);
@@ -542,7 +641,7 @@ impl<D: Device> Engine for CudaEngine<D> {
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
-        let family = self.prepare_plan(n)?;
+        let family = self.prepare_beside(n)?;
         let device = &self.device;
         let sequences = DeviceSequences::new(device, batch)?;
         let rows: Vec<u32> = (0..n as u32).collect();

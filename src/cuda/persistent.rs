@@ -90,7 +90,6 @@ impl<D: Device> Persistent<D> {
         let [hx, da] = variant.step_words();
         let saved = row_tiles * dims.t * variant.saved();
         let parts_count = parts_count(&variant, dims.t * row_tiles, limits.multiprocessors as usize);
-        let threads = variant.threads();
         let mut counters = Buffer::new(device, "counters", tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize)?;
         counters.zero(device, counters.len())?;
         Ok(Self {
@@ -98,8 +97,8 @@ impl<D: Device> Persistent<D> {
             variant,
             batch,
             parts_count,
-            forward_weights: Buffer::new(device, "forward weights", variant.forward_tiles() * threads * 16)?,
-            backward_weights: Buffer::new(device, "backward weights", variant.backward_tiles() * threads * 4)?,
+            forward_weights: Buffer::new(device, "forward weights", variant.forward_words())?,
+            backward_weights: Buffer::new(device, "backward weights", variant.backward_words())?,
             hx: Buffer::new(device, "hx", (dims.t + 1) * row_tiles * hx)?,
             da: Buffer::new(device, "da", dims.t * row_tiles * da)?,
             saved_gates: Buffer::new(device, "saved gates", saved * 4)?,
@@ -232,15 +231,7 @@ impl<D: Device> Persistent<D> {
     ///
     /// If the device fails.
     pub fn pack_recurrent(&self, device: &D, weights: &Weights<D>) -> Result<()> {
-        let h = self.dims.h;
-        let args = [
-            weights.tensors().w_h.arg(h * self.dims.g()),
-            self.forward_weights.all().arg(self.forward_weights.len()),
-            self.backward_weights.all().arg(self.backward_weights.len()),
-            int(h),
-        ];
-        let count = self.variant.units * self.variant.gate_rows();
-        launch(device, "persistent_pack", [tiles(count, PACK_THREADS), 1, 1], PACK_THREADS, &args)
+        pack_recurrent(device, weights, &self.variant, &self.forward_weights, Some(&self.backward_weights))
     }
 
     /// Input weights, with the input layer folded into them, as operands, of which x's take the scale of bytes. Adds 1 to a
@@ -256,21 +247,7 @@ impl<D: Device> Persistent<D> {
         sequences: &DeviceSequences<D>,
         turn: Option<Part<'_, u32>>,
     ) -> Result<()> {
-        let (Dims { i, p, h, .. }, g) = (self.dims, self.dims.g());
-        let args = [
-            weights.input_layer().arg((i + 1) * p),
-            weights.tensors().w_x.arg(p * g),
-            weights.tensors().b.arg(g),
-            arg_or_null(turn, 1),
-            self.forward_weights.all().arg(self.forward_weights.len()),
-            int(i),
-            int(p),
-            int(h),
-            Arg::F32(sequences.scale()),
-            Arg::F32(weights.model().forget_bias),
-        ];
-        let blocks = tiles(self.variant.gate_rows(), FOLD_COLUMNS);
-        launch(device, "persistent_fold", [blocks, 1, 1], FOLD_THREADS, &args)
+        fold(device, weights, &self.variant, &self.forward_weights, sequences.scale(), turn)
     }
 
     /// All steps forward, the head, and all steps backward.
@@ -314,8 +291,7 @@ impl<D: Device> Persistent<D> {
             int(h),
             int(k),
         ];
-        let (grid, threads) = ([self.row_tiles() as u32, 1, 1], self.variant.threads() as u32);
-        launch_with(device, "persistent_lstm", (grid, threads), self.variant.shared_bytes(k), &args)
+        launch_divided(device, "persistent_lstm", &self.variant, (batch, k), &args)
     }
 
     fn row_tiles(&self) -> usize {
@@ -383,21 +359,80 @@ impl<D: Device> Persistent<D> {
     }
 }
 
-fn launch<D: Device>(device: &D, kernel: &'static str, grid: [u32; 3], threads: u32, args: &[Arg]) -> Result<()> {
-    launch_with(device, kernel, (grid, threads), 0, args)
+/// Recurrent weights as operands of products forward, and backward where that is wanted.
+pub(super) fn pack_recurrent<D: Device>(
+    device: &D,
+    weights: &Weights<D>,
+    variant: &Variant,
+    forward: &Buffer<D, u32>,
+    backward: Option<&Buffer<D, u32>>,
+) -> Result<()> {
+    let Dims { h, .. } = weights.model().dims;
+    let args = [
+        weights.tensors().w_h.arg(h * weights.model().dims.g()),
+        forward.all().arg(variant.forward_words()),
+        arg_or_null(backward.map(Buffer::all), variant.backward_words()),
+        int(h),
+    ];
+    let count = variant.units * variant.gate_rows();
+    launch(device, "persistent_pack", [tiles(count, PACK_THREADS), 1, 1], PACK_THREADS, &args)
 }
 
-fn launch_with<D: Device>(
+/// Folded input weights and biases as operands, of which x's take the scale of bytes; adds 1 to a turn.
+pub(super) fn fold<D: Device>(
+    device: &D,
+    weights: &Weights<D>,
+    variant: &Variant,
+    forward: &Buffer<D, u32>,
+    scale: f32,
+    turn: Option<Part<'_, u32>>,
+) -> Result<()> {
+    let dims = weights.model().dims;
+    let (Dims { i, p, h, .. }, g) = (dims, dims.g());
+    let args = [
+        weights.input_layer().arg((i + 1) * p),
+        weights.tensors().w_x.arg(p * g),
+        weights.tensors().b.arg(g),
+        arg_or_null(turn, 1),
+        forward.all().arg(variant.forward_words()),
+        int(i),
+        int(p),
+        int(h),
+        Arg::F32(scale),
+        Arg::F32(weights.model().forget_bias),
+    ];
+    let blocks = tiles(variant.gate_rows(), FOLD_COLUMNS);
+    launch(device, "persistent_fold", [blocks, 1, 1], FOLD_THREADS, &args)
+}
+
+/// Launches a kernel whose blocks have no dynamic shared memory.
+pub(super) fn launch<D: Device>(
     device: &D,
     kernel: &'static str,
-    (grid, threads): ([u32; 3], u32),
-    shared: usize,
+    grid: [u32; 3],
+    threads: u32,
     args: &[Arg],
 ) -> Result<()> {
-    let launch = Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: shared as u32, args };
+    start(device, &Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: 0, args })
+}
+
+/// Launches a kernel whose blocks own the tiles of a batch, of that many sequences and classes, as the variant divides them.
+pub(super) fn launch_divided<D: Device>(
+    device: &D,
+    kernel: &'static str,
+    variant: &Variant,
+    (batch, classes): (usize, usize),
+    args: &[Arg],
+) -> Result<()> {
+    let (grid, block) = ([variant.blocks(batch) as u32, 1, 1], [variant.threads() as u32, 1, 1]);
+    let (cluster, shared) = ([variant.division.cluster as u32, 1, 1], variant.shared_bytes(classes) as u32);
+    start(device, &Launch { kernel, grid, block, cluster, shared, args })
+}
+
+fn start<D: Device>(device: &D, launch: &Launch<'_>) -> Result<()> {
     // SAFETY: all buffers were made for this variant and batch, and `arg` has checked them and the others against the sizes
     // given; the rows are below N and the turn below S by the engine's contract.
-    unsafe { device.launch(&launch) }
+    unsafe { device.launch(launch) }
 }
 
 /// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.
