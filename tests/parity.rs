@@ -7,12 +7,12 @@ use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::init::{self, Init};
-use fused_lstm::optimizer::Adam;
+use fused_lstm::optimizer::{Adam, Schedule};
 use fused_lstm::precision::Precision;
 use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
-use support::models::{RAGGED, check, dataset, start};
+use support::models::{RAGGED, check, dataset, dataset_of, larger, padded, start, start_of};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 struct Bounds {
@@ -114,6 +114,112 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
         }
     }
     println!("{precision}, worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+fn larger_cpu(model: Model, adam: Adam, data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
+    let mut engine = CpuEngine::with_isa(model, adam, data.clone(), threads, isa).unwrap();
+    engine.set_state(&start_of(&model)).unwrap();
+    engine
+}
+
+#[test]
+fn larger_models() {
+    let bounds = Bounds::of(Precision::F32);
+    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    for (model, sequences) in larger() {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected = reference.trace(&data.train).unwrap();
+        let probabilities = reference.predict(&data.train).unwrap();
+        let rows: Vec<u32> = (0..n as u32).collect();
+        let scores = reference.evaluate(Split::Train, &rows).unwrap().loss;
+        for isa in Isa::available() {
+            let mut engine = larger_cpu(model, Adam::default(), &data, 2, isa);
+            poison(&mut engine, n.next_multiple_of(16));
+            let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+            let name = |tensor: &str| format!("{} B {n} {model:?} {tensor}", isa.name());
+            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
+                worst_output = worst_output.max(check(&name(tensor), got, expected, bounds.output, false));
+            };
+            output("logits", &logits, &expected.logits);
+            output("h", &h_last, &expected.h_last);
+            output("c", &c_last, &expected.c_last);
+            output("loss", &loss, &expected.loss);
+            output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
+            output("scores", &engine.evaluate(Split::Train, &rows).unwrap().loss, &scores);
+            let tensors = model.layout().names().into_vec().into_iter().zip(model.layout().ranges().into_vec());
+            for (tensor, range) in tensors {
+                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
+                let may_be_zero = model.dims.t == 1 && tensor.starts_with("w_h");
+                worst_gradient = worst_gradient.max(check(&name(&tensor), got, expected, bounds.gradient, may_be_zero));
+            }
+            worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bounds.gradient, false));
+            for row in 0..n {
+                let padding = (row * model.dims.t + data.train.length(row)) * model.dims.i;
+                let padding = &dx[padding..(row + 1) * model.dims.sequence_len()];
+                assert!(padding.iter().all(|&d| d == 0.0), "{}", name("padding"));
+            }
+        }
+    }
+    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+#[test]
+fn larger_models_are_trained_as_by_the_reference() {
+    let bounds = Bounds::of(Precision::F32);
+    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.dims.h > 1) {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let schedule = Schedule::Cosine { warm_up: 3, steps: 20 };
+        let adam = Adam { learning_rate: 0.003, grad_clip: Some(0.5), weight_decay: 0.1, schedule, ..Adam::default() };
+        let rows: Vec<u32> = (0..20 * n).map(|k| (k * 37 % n) as u32).collect();
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected: Vec<f32> = reference.train_steps(&rows, n).unwrap().iter().map(|m| m.loss).collect();
+        let parameters = reference.state().unwrap().parameters;
+        let train = |threads| {
+            let mut engine = larger_cpu(model, adam, &data, threads, Isa::best());
+            let losses: Vec<f32> = engine.train_steps(&rows, n).unwrap().iter().map(|m| m.loss).collect();
+            (losses, engine.state().unwrap(), engine.evaluate(Split::Train, &rows[..n]).unwrap())
+        };
+        let one = train(1);
+        check(&format!("losses of {model:?}"), &one.0, &expected, bounds.losses, false);
+        check(&format!("parameters of {model:?}"), &one.1.parameters, &parameters, bounds.parameters, false);
+        for threads in [2, 3] {
+            assert!(train(threads) == one, "{threads} threads, {model:?}");
+        }
+    }
+}
+
+/// Without lengths the engine takes another way back through the steps.
+#[test]
+fn lengths_that_are_all_the_longest_change_nothing() {
+    for (model, sequences) in larger().into_iter().filter(|(_, sequences)| sequences.lengths().is_none()) {
+        let (n, data) = (sequences.len(), dataset_of(sequences, model.dims.k));
+        let lengths = data.train.clone().with_lengths(vec![model.dims.t as u32; n]);
+        let mut engine = larger_cpu(model, Adam::default(), &data, 2, Isa::best());
+        assert!(engine.trace(&data.train).unwrap() == engine.trace(&lengths).unwrap(), "{model:?}");
+    }
+}
+
+/// Products in bf16 know lengths, and refuse what they do not know.
+#[test]
+fn bf16_knows_lengths_and_no_larger_models() {
+    let Some(isa) = Isa::bf16() else { return println!("skipped: this processor has no AVX512-BF16") };
+    let bounds = Bounds::of(Precision::Bf16);
+    let dims = Dims { t: 6, i: 5, p: 7, h: 33, k: 4 };
+    let (model, data) = (Model::new(dims), dataset_of(padded(dims, 37), dims.k));
+    let expected = reference(model, Adam::default(), &data, Precision::Bf16).trace(&data.train).unwrap();
+    let got = cpu(model, Adam::default(), &data, 2, isa).trace(&data.train).unwrap();
+    check("logits", &got.logits, &expected.logits, bounds.output, false);
+    check("gradient", &got.gradient, &expected.gradient, bounds.gradient, false);
+    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.extras().is_some()) {
+        let data = dataset_of(sequences, model.dims.k);
+        let error = CpuEngine::with_isa(model, Adam::default(), data, 1, isa).err().expect("it is refused");
+        assert!(error.exit_code() == 2 && error.to_string().contains(&model.extras().unwrap()), "{error}");
+    }
 }
 
 #[test]
