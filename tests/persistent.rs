@@ -375,7 +375,7 @@ fn activations_are_as_accurate_as_they_say() {
             for gate in [0, 2, 3] {
                 // All other gates are open.
                 let mut parameters = vec![0.0; model.layout().len()];
-                let bias = &mut parameters[model.layout().ranges().b];
+                let bias = &mut parameters[model.layout().ranges().cells[0].b.clone()];
                 bias.fill(1e3);
                 bias[gate * UNITS..][..UNITS].copy_from_slice(numbers);
                 engine.set_state(&State::new(parameters)).unwrap();
