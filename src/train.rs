@@ -27,17 +27,28 @@ pub struct Plan {
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
     pub save_every: Option<u64>,
+    /// Keep the best state that an evaluation of the validation split finds. The end is then always evaluated.
+    pub best: Option<Best>,
+}
+
+/// Where the best state so far is kept.
+#[derive(Clone, Debug)]
+pub struct Best {
+    /// Folder for its checkpoint.
+    pub folder: PathBuf,
+    /// How good the one is that lies there already.
+    pub so_far: Option<EvalReport>,
 }
 
 impl Plan {
     /// `steps` steps in all, a report every 20, nothing saved.
     pub fn new(steps: u64) -> Self {
-        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None }
+        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None, best: None }
     }
 }
 
 /// What the user sees of a few steps.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepReport {
     /// Steps done.
     pub step: u64,
@@ -45,6 +56,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Share of that batch that is classified right, measured after its update.
     pub accuracy: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
     /// Mean time of a step since the last report, in milliseconds.
     pub ms_per_step: f64,
     /// Sequences trained on per second, since the last report.
@@ -52,7 +65,7 @@ pub struct StepReport {
 }
 
 /// Quality on a whole split.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EvalReport {
     /// Share of sequences classified right.
     pub accuracy: f64,
@@ -61,6 +74,11 @@ pub struct EvalReport {
 }
 
 impl EvalReport {
+    /// Whether more is classified right than in `other`, or as much with less loss.
+    pub fn better_than(&self, other: &Self) -> bool {
+        (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+    }
+
     /// Sums up the scores of sequences with these `labels`.
     pub fn new(scores: &Scores, labels: impl IntoIterator<Item = u32>) -> Self {
         let n = scores.loss.len().max(1) as f64;
@@ -139,7 +157,8 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
     check(data, config, plan)?;
-    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None };
+    let best = plan.best.as_ref().and_then(|best| best.so_far);
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, best };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -173,12 +192,15 @@ pub fn train(
                 step,
                 loss: quality.loss,
                 accuracy: quality.accuracy,
+                learning_rate: config.adam.learning_rate,
                 ms_per_step: time * 1e3 / steps,
                 samples_per_s: steps * config.batch_size as f64 / time,
             })?;
         }
-        if plan.eval_every.is_some_and(due) {
-            observer.validation(step, &evaluate(run.engine, data, Split::Validation)?)?;
+        if plan.eval_every.is_some_and(due) || plan.best.is_some() && step == plan.steps {
+            let report = evaluate(run.engine, data, Split::Validation)?;
+            observer.validation(step, &report)?;
+            run.keep_best(step, report)?;
         }
         if plan.save_every.is_some_and(due) {
             run.save(step)?;
@@ -208,6 +230,8 @@ struct Run<'a> {
     batch: Vec<u32>,
     /// Step of the checkpoint that this run saved last.
     saved: Option<u64>,
+    /// How good the best state is that was kept.
+    best: Option<EvalReport>,
 }
 
 impl Run<'_> {
@@ -229,7 +253,23 @@ impl Run<'_> {
     /// Saves the state after `step`, if there is a folder for it and this was not done already.
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(folder) = self.plan.save.as_ref().filter(|_| self.saved != Some(step)) else { return Ok(()) };
-        // Nothing takes the place of a good checkpoint but another good one.
+        self.checkpoint(step)?.save(folder)?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    /// Keeps the state after `step`, which is as good as `report` says, if it is the best so far.
+    fn keep_best(&mut self, step: u64, report: EvalReport) -> Result<()> {
+        let Some(Best { folder, .. }) = &self.plan.best else { return Ok(()) };
+        if self.best.is_none_or(|best| report.better_than(&best)) {
+            self.checkpoint(step)?.save(folder)?;
+            self.best = Some(report);
+        }
+        Ok(())
+    }
+
+    /// The state after `step`. Nothing takes the place of a good checkpoint but another good one.
+    fn checkpoint(&mut self, step: u64) -> Result<Checkpoint> {
         self.quality(step)?;
         let state = self.engine.state()?;
         if ![&state.parameters, &state.m, &state.v].into_iter().flatten().all(|number| number.is_finite()) {
@@ -237,9 +277,7 @@ impl Run<'_> {
             let remedy = format!("parameters or Adam's m and v are not finite any more: {}", self.remedy());
             return Err(Error::Diverged { step, loss: f32::NAN, remedy });
         }
-        Checkpoint { config: self.config.clone(), state }.save(folder)?;
-        self.saved = Some(step);
-        Ok(())
+        Ok(Checkpoint { config: self.config.clone(), state })
     }
 
     fn diverged(&self, step: u64, loss: f32) -> Error {

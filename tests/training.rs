@@ -159,7 +159,7 @@ fn everything_is_done_at_its_step() {
         let save = folder.path().join("a");
         let mut engine = Fake { state: state(first), ..Fake::default() };
         let plan =
-            Plan { steps: 53, log_every: 7, eval_every: Some(11), save_every: Some(13), save: Some(save.clone()) };
+            Plan { log_every: 7, eval_every: Some(11), save_every: Some(13), save: Some(save.clone()), ..plan(53) };
         let (summary, watch) = run(&mut engine, &plan);
         let due = |every: u64| (first + 1..=53).filter(move |step| step % every == 0);
         assert_eq!(watch.reported, due(7).chain([53]).collect::<Vec<_>>(), "and the last step");
