@@ -197,7 +197,7 @@ fn confusion(findings: &Findings) -> Markup {
     let turned = findings.classes.iter().any(|name| name.chars().count() > NARROW);
     html! {
         div.card.wide {
-            table.matrix.turned[turned] {
+            table.matrix.turned[turned] id="confusion" {
                 caption { "Confusion: rows are what it is, columns what it was taken for" }
                 thead {
                     tr {
