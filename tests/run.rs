@@ -146,14 +146,16 @@ fn a_run_goes_on_where_it_stopped() {
         .unwrap();
     drop(file);
     let straight = folder.run(&format!("{SMALL} --steps 8 --json")).succeeds().event("done");
-    let resumed = folder.run("train --resume @run --steps 6 --log-every 2 --eval-every 2 --json").succeeds();
+    let resumed = folder.run("train --resume @run --steps 6 --log-every 2 --json").succeeds();
     assert_eq!(resumed.event("start")["step"], 4);
-    let resumed = folder.run("train --resume @run/last --steps 8 --log-every 2 --eval-every 2 --json").succeeds();
+    let resumed = folder.run("train --resume @run/last --steps 8 --log-every 2 --json").succeeds();
     assert_eq!(resumed.event("done")["test_loss"], straight["test_loss"], "to the bit");
 
     let rows = metrics(&folder);
     let starts: Vec<_> = rows.iter().filter(|row| row["event"] == "start").map(|row| row["step"].clone()).collect();
     assert_eq!(starts, [0, 4, 6]);
+    let evals: Vec<_> = rows.iter().filter(|row| row["event"] == "eval").map(|row| row["step"].clone()).collect();
+    assert_eq!(evals, [2, 4, 6, 6, 8], "as often as before");
     let files = support::names(&folder.path("run"));
     assert_eq!(files.iter().filter(|name| name.contains("tfevents")).count(), 3, "{files:?}");
     let page = fs::read_to_string(folder.path("run/report.html")).unwrap();
@@ -186,6 +188,14 @@ fn a_run_that_is_stopped_or_killed_can_be_read() {
         let page = fs::read_to_string(folder.path("run/report.html")).unwrap();
         assert!(page.contains("Not at its end") && page.contains("<svg") && !page.contains("NaN"), "{page}");
     }
+}
+
+#[test]
+fn a_run_that_diverges_keeps_what_was_good() {
+    let folder = Folder::with_data();
+    let run = folder.run(&format!("{SMALL} --steps 500 --eval-every 1 --lr 1e30 --init xavier --run @run"));
+    run.ends_with_error(6, &["--lr"]);
+    assert!(fs::read_to_string(folder.path("run/report.html")).unwrap().contains("Not at its end"));
 }
 
 #[test]

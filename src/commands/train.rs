@@ -63,13 +63,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         },
         Some(folder) => {
             let (last, best) = run::checkpoints(folder, state.step);
-            let eval_every = args.eval_every.unwrap_or(RUN_EVAL_EVERY);
+            // A run that goes on keeps its intervals.
+            let before = Settings::load(folder).ok();
+            let eval_every = args.eval_every.or(before.as_ref().map(|run| run.eval_every)).unwrap_or(RUN_EVAL_EVERY);
+            let save_every = args.save_every.or(before.map(|run| run.save_every)).unwrap_or(eval_every);
             Plan {
                 steps,
                 log_every: args.log_every,
                 eval_every: Some(eval_every),
                 save: Some(last),
-                save_every: Some(args.save_every.unwrap_or(eval_every)),
+                save_every: Some(save_every),
                 best: Some(best),
             }
         }
