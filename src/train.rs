@@ -70,7 +70,13 @@ pub struct EvalReport {
     /// Share of sequences classified right.
     pub accuracy: f64,
     /// Mean cross-entropy, in nats.
+    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
+}
+
+/// Reads a number. JSON has no word for one that is not finite: there it is `null`.
+fn number_or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(<Option<f64> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl EvalReport {

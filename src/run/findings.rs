@@ -32,7 +32,8 @@ pub struct Findings {
     pub confusion: Confusion,
     /// The mistakes that the model was surest of, the surest first.
     pub mistakes: Vec<Mistake>,
-    /// The surest mistake, or the first sequence if there is none, step by step; none if there are no sequences.
+    /// The surest mistake, or the first sequence if there is none, step by step; none if there are no sequences, or no
+    /// probabilities for this one.
     pub unfolding: Option<Unfolding>,
 }
 
@@ -114,7 +115,7 @@ impl Findings {
             classes: (0..data.classes).map(|class| data.class_name(class)).collect(),
             confusion: Confusion::new(data.classes, test.labels(), &scores.predicted),
             mistakes,
-            unfolding: if test.is_empty() { None } else { Some(unfolding(test, chosen, classify)?) },
+            unfolding: if test.is_empty() { None } else { unfolding(test, chosen, classify)? },
         })
     }
 }
@@ -126,7 +127,9 @@ fn mistakes(engine: &mut dyn Engine, test: &Sequences, scores: &Scores, classes:
     for rows in wrong.chunks(BATCH) {
         let probabilities = engine.predict(&gather(test, rows))?;
         let of = |(&row, shares): (&u32, &[f32])| (row, shares[scores.predicted[row as usize] as usize]);
-        surest.extend(rows.iter().zip(probabilities.chunks_exact(classes)).map(of));
+        // A sequence of huge numbers may have none.
+        let known = rows.iter().zip(probabilities.chunks_exact(classes)).map(of).filter(|(_, share)| share.is_finite());
+        surest.extend(known);
         surest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         surest.truncate(MISTAKES);
     }
@@ -162,12 +165,18 @@ fn beginning(sequence: &Sequences, t: usize) -> Sequences {
     Sequences::new(t, sequence.i(), values, sequence.labels().to_vec())
 }
 
-fn unfolding(test: &Sequences, row: u32, classify: &dyn Fn(&Sequences) -> Result<Vec<f32>>) -> Result<Unfolding> {
+fn unfolding(
+    test: &Sequences,
+    row: u32,
+    classify: &dyn Fn(&Sequences) -> Result<Vec<f32>>,
+) -> Result<Option<Unfolding>> {
     let sequence = test.slice(row as usize, row as usize + 1);
     let looks = test.t().min(LOOKS);
     let steps: Vec<usize> = (1..=looks).map(|look| look * test.t() / looks).collect();
-    let probabilities = steps.iter().map(|&t| classify(&beginning(&sequence, t))).collect::<Result<_>>()?;
-    Ok(Unfolding { sample: sample(test, row), steps, probabilities })
+    let probabilities: Vec<Vec<f32>> =
+        steps.iter().map(|&t| classify(&beginning(&sequence, t))).collect::<Result<_>>()?;
+    let known = probabilities.iter().flatten().all(|share| share.is_finite());
+    Ok(known.then(|| Unfolding { sample: sample(test, row), steps, probabilities }))
 }
 
 fn sample(sequences: &Sequences, row: u32) -> Sample {
@@ -212,11 +221,12 @@ mod tests {
     #[test]
     fn a_look_after_every_step_or_after_some_to_the_last() {
         let classify = |prefix: &Sequences| Ok(vec![prefix.t() as f32]);
-        let short = unfolding(&pictures(), 1, &classify).unwrap();
+        let short = unfolding(&pictures(), 1, &classify).unwrap().unwrap();
         assert_eq!((short.steps, short.probabilities), (vec![1, 2, 3], vec![vec![1.0], vec![2.0], vec![3.0]]));
         let long = Sequences::new(1000, 1, Values::F32(vec![0.0; 1000]), vec![0]);
-        let long = unfolding(&long, 0, &classify).unwrap();
+        let long = unfolding(&long, 0, &classify).unwrap().unwrap();
         assert_eq!((long.steps.len(), long.steps[0], long.steps[63]), (64, 15, 1000));
+        assert_eq!(unfolding(&pictures(), 1, &|_| Ok(vec![f32::NAN])).unwrap(), None);
     }
 
     #[test]

@@ -463,6 +463,9 @@ mod tests {
             samples_per_s: 1e4,
         };
         let rows = [start(0), Row::Step { time: 1.25, report }, eval(20, 0.75)];
+        let lost = r#"{"event":"eval","time":1.0,"step":1,"accuracy":0.5,"loss":null}"#.to_owned() + "\n";
+        let [Row::Eval { report, .. }] = parse_rows(Path::new("m"), lost.as_bytes()).unwrap()[..] else { panic!() };
+        assert!(report.loss.is_nan(), "what JSON says of a loss that is not finite");
         let text: String = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
         assert_eq!(parse_rows(Path::new("m"), text.as_bytes()).unwrap(), rows);
         let cut = &text[..text.len() - 2];

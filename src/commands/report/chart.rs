@@ -65,8 +65,9 @@ pub struct Chart<'a> {
 }
 
 impl Chart<'_> {
-    /// The chart with its title and what its lines are.
-    pub fn draw(&self) -> Markup {
+    /// The chart with its title and what its lines are. Points that are not finite are left out.
+    pub fn draw(mut self) -> Markup {
+        self.lines.iter_mut().for_each(|line| line.points.retain(|point| point.1.is_finite()));
         let lines: Vec<&Line> = self.lines.iter().filter(|line| !line.points.is_empty()).collect();
         html! {
             figure.card.chart {
@@ -218,7 +219,8 @@ mod tests {
     #[test]
     fn a_description_tells_ends_and_hostile_names_stay_text() {
         let line = Line { name: "<b>".into(), class: "train".into(), points: vec![(1, 0.5), (9, 0.25)], marked: true };
-        let other = Line { name: "other".into(), class: "validation".into(), points: vec![(4, 0.5)], marked: true };
+        let points = vec![(4, 0.5), (5, f64::NAN)];
+        let other = Line { name: "other".into(), class: "validation".into(), points, marked: true };
         let page = Chart { title: "Loss", unit: Unit::Number, lines: vec![line, other] }.draw().into_string();
         assert!(page.contains("&lt;b&gt;: 0.5000 at step 1, 0.2500 at step 9; other: 0.5000 at step 4"), "{page}");
         assert!(!page.contains("<b>") && !page.contains("NaN"), "{page}");
