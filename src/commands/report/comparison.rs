@@ -78,7 +78,7 @@ fn results(runs: &[Run], names: &[String]) -> Markup {
                         th.n scope="col" { "test loss" }
                         th.n scope="col" { "best validation" }
                         th.n scope="col" { "steps" }
-                        th.n scope="col" { "training s" }
+                        th.n scope="col" { "time, s" }
                     }
                 }
                 tbody {
