@@ -27,23 +27,23 @@ pub struct Plan {
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
     pub save_every: Option<u64>,
-    /// Keep the best state that an evaluation of the validation split finds. The end is then always evaluated.
-    pub best: Option<Best>,
+    /// Keep the state of the lowest validation loss. The end is then always evaluated.
+    pub keep: Option<Keep>,
 }
 
-/// Where the best state so far is kept.
+/// Where the state of the lowest validation loss is kept.
 #[derive(Clone, Debug)]
-pub struct Best {
+pub struct Keep {
     /// Folder for its checkpoint.
     pub folder: PathBuf,
-    /// How good the one is that lies there already.
-    pub so_far: Option<EvalReport>,
+    /// Loss of the one that lies there already; infinite if there is none.
+    pub lowest_loss: f64,
 }
 
 impl Plan {
     /// `steps` steps in all, a report every 20, nothing saved.
     pub fn new(steps: u64) -> Self {
-        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None, best: None }
+        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None, keep: None }
     }
 }
 
@@ -80,11 +80,6 @@ fn number_or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::resu
 }
 
 impl EvalReport {
-    /// Whether more is classified right than in `other`, or as much with less loss.
-    pub fn better_than(&self, other: &Self) -> bool {
-        (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
-    }
-
     /// Sums up the scores of sequences with these `labels`.
     pub fn new(scores: &Scores, labels: impl IntoIterator<Item = u32>) -> Self {
         let n = scores.loss.len().max(1) as f64;
@@ -163,8 +158,8 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
     check(data, config, plan)?;
-    let best = plan.best.as_ref().and_then(|best| best.so_far);
-    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, best };
+    let lowest_loss = plan.keep.as_ref().map_or(f64::INFINITY, |keep| keep.lowest_loss);
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, lowest_loss };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -203,10 +198,10 @@ pub fn train(
                 samples_per_s: steps * config.batch_size as f64 / time,
             })?;
         }
-        if plan.eval_every.is_some_and(due) || plan.best.is_some() && step == plan.steps {
+        if plan.eval_every.is_some_and(due) || plan.keep.is_some() && step == plan.steps {
             let report = evaluate(run.engine, data, Split::Validation)?;
             observer.validation(step, &report)?;
-            run.keep_best(step, report)?;
+            run.keep(step, report.loss)?;
         }
         if plan.save_every.is_some_and(due) {
             run.save(step)?;
@@ -236,8 +231,8 @@ struct Run<'a> {
     batch: Vec<u32>,
     /// Step of the checkpoint that this run saved last.
     saved: Option<u64>,
-    /// How good the best state is that was kept.
-    best: Option<EvalReport>,
+    /// The lowest validation loss of a state that was kept.
+    lowest_loss: f64,
 }
 
 impl Run<'_> {
@@ -264,13 +259,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Keeps the state after `step`, which is as good as `report` says, if it is the best so far.
-    fn keep_best(&mut self, step: u64, report: EvalReport) -> Result<()> {
-        let Some(Best { folder, .. }) = &self.plan.best else { return Ok(()) };
-        if self.best.is_none_or(|best| report.better_than(&best)) {
-            self.checkpoint(step)?.save(folder)?;
-            self.best = Some(report);
-        }
+    /// Keeps the state after `step` if its validation `loss` is the lowest so far.
+    fn keep(&mut self, step: u64, loss: f64) -> Result<()> {
+        let Some(keep) = self.plan.keep.as_ref().filter(|_| loss < self.lowest_loss) else { return Ok(()) };
+        self.checkpoint(step)?.save(&keep.folder)?;
+        self.lowest_loss = loss;
         Ok(())
     }
 

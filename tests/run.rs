@@ -87,13 +87,34 @@ fn a_run_leaves_all_that_there_is_to_know_of_it() {
     let last = unfolding["probabilities"][27][taken].as_f64().unwrap();
     assert!((last - sure[0]).abs() < 1e-5, "{last} {}", sure[0]);
 
-    // The best checkpoint is that of the best evaluation; the last one gives the numbers of the end.
-    let key = |row: &&Value| (row["accuracy"].as_f64().unwrap(), -row["loss"].as_f64().unwrap());
-    let evals = of("eval", &rows);
-    let best = evals.iter().max_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
-    assert_eq!(Checkpoint::load(&folder.path("run/best")).unwrap().state.step, best["step"].as_u64().unwrap());
+    // The last checkpoint gives the numbers of the end.
     let eval = folder.run("eval --model @run/last --json").succeeds().event("eval");
     assert_eq!((&eval["loss"], &eval["confusion"]), (&done["test_loss"], &evaluation["confusion"]));
+}
+
+#[test]
+fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
+    let folder = Folder::with_data();
+    // So fast that it overshoots. It stops after step 8, and goes on.
+    folder.run(&format!("{SMALL} --steps 8 --eval-every 1 --lr 0.3 --run @run")).succeeds();
+    let best = |first: bool| {
+        let rows = metrics(&folder);
+        let evals = rows.iter().filter(|row| row["event"] == "eval");
+        let loss = |row: &&Value| row["loss"].as_f64().unwrap();
+        let best = evals.clone().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap()["step"].as_u64().unwrap();
+        assert_eq!(Checkpoint::load(&folder.path("run/best")).unwrap().state.step, best);
+        if first {
+            assert!(best < evals.count() as u64, "the last is not the best, or this shows nothing: {rows:?}");
+        }
+        best
+    };
+    let first = best(true);
+    folder.run("train --resume @run --steps 10 --eval-every 1").succeeds();
+    assert_eq!(best(false), first, "worse ones do not take its place when it goes on");
+    folder.run("train --resume @run --steps 60 --eval-every 1 --lr 0.01").succeeds();
+    assert!(best(false) > 10, "better ones do");
+    let page = fs::read_to_string(folder.path("run/report.html")).unwrap();
+    assert!(page.contains(&format!("at step {}, of the lowest loss", best(false))), "{page}");
 }
 
 #[test]

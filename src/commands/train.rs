@@ -62,7 +62,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
             ..Plan::new(steps)
         },
         Some(folder) => {
-            let (last, best) = run::checkpoints(folder, state.step);
+            let (last, keep) = run::checkpoints(folder, state.step);
             // A run that goes on keeps its intervals.
             let before = Settings::load(folder).ok();
             let eval_every = args.eval_every.or(before.as_ref().map(|run| run.eval_every)).unwrap_or(RUN_EVAL_EVERY);
@@ -73,7 +73,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
                 eval_every: Some(eval_every),
                 save: Some(last),
                 save_every: Some(save_every),
-                best: Some(best),
+                keep: Some(keep),
             }
         }
     };
@@ -95,7 +95,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         };
         recorder = Some(RunFolder::begin(folder, &settings, &Environment::of(engine.as_ref()), state.step)?);
     }
-    for folder in plan.save.iter().chain(plan.best.iter().map(|best| &best.folder)) {
+    for folder in plan.save.iter().chain(plan.keep.iter().map(|keep| &keep.folder)) {
         Checkpoint::prepare(folder)?;
     }
     let set_up_time = set_up.elapsed();

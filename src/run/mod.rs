@@ -6,7 +6,7 @@
 //! | `environment.json` | [`Environment`]: what it ran on |
 //! | `metrics.jsonl` | a [`Row`] for each start, report and evaluation, and one for the end |
 //! | `events.out.tfevents.…` | the same numbers for TensorBoard, a file for each start |
-//! | `last`, `best` | checkpoints: where the run goes on, and the best of its evaluations |
+//! | `last`, `best` | checkpoints: where the run goes on, and the one of the lowest validation loss |
 //! | `evaluation.json` | [`Findings`]: what the model gets right and wrong on the test split |
 //! | `report.html` | all of it to look at |
 //!
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
 use crate::tensor_file::write_whole;
-use crate::train::{Best, EvalReport, StepReport};
+use crate::train::{EvalReport, Keep, StepReport};
 use event_file::EventFile;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -249,15 +249,15 @@ fn scalars(split: &str, report: &EvalReport) -> [(&'static str, f64); 2] {
 }
 
 /// The folder of the last checkpoint, and where the best one lies after `step`, in a run's `folder`.
-pub fn checkpoints(folder: &Path, step: u64) -> (PathBuf, Best) {
+pub fn checkpoints(folder: &Path, step: u64) -> (PathBuf, Keep) {
     let best = folder.join(BEST);
-    let so_far = || {
+    let loss = || {
         let kept = Checkpoint::load(&best).ok()?.state.step;
         // One of later steps, which a killed run has not come back to, has nothing to say about this one.
-        Run::load(folder).ok()?.evaluations().find(|(at, _)| *at == kept && kept <= step).map(|(_, report)| *report)
+        Run::load(folder).ok()?.evaluations().find(|(at, _)| *at == kept && kept <= step).map(|(_, report)| report.loss)
     };
-    let so_far = so_far();
-    (folder.join(LAST), Best { folder: best, so_far })
+    let lowest_loss = loss().unwrap_or(f64::INFINITY);
+    (folder.join(LAST), Keep { folder: best, lowest_loss })
 }
 
 /// A new event file; two starts within a second have two files.
@@ -383,9 +383,10 @@ impl Run {
         })
     }
 
-    /// The best evaluation; of equal ones the first.
+    /// The evaluation with the lowest loss; of equal ones the first.
     pub fn best(&self) -> Option<(u64, &EvalReport)> {
-        self.evaluations().reduce(|best, next| if next.1.better_than(best.1) { next } else { best })
+        let known = self.evaluations().filter(|(_, report)| report.loss.is_finite());
+        known.reduce(|best, next| if next.1.loss < best.1.loss { next } else { best })
     }
 
     /// Steps done.

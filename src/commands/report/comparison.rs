@@ -70,7 +70,7 @@ fn results(runs: &[Run], names: &[String]) -> Markup {
     html! {
         div.card.wide {
             table.numbers id="results" {
-                caption { "At the end of each run, and the best evaluation of the validation split" }
+                caption { "At the end of each run, and at its lowest validation loss" }
                 thead {
                     tr {
                         th scope="col" { "run" }

@@ -72,13 +72,13 @@ fn tiles(run: &Run) -> Markup {
                 (tile("Test accuracy", &percent(test.accuracy), &format!("after step {done}")))
                 (tile("Test loss", &format!("{:.4}", test.loss), "cross-entropy, in nats"))
                 @if let Some((step, best)) = run.best() {
-                    (tile("Best validation", &percent(best.accuracy), &format!("at step {}", thousands(step))))
+                    (tile("Best validation", &percent(best.accuracy), &format!("at step {}, of the lowest loss", thousands(step))))
                 }
                 (tile("Training time", &format!("{:.1} s", seconds.training), &format!("for {done} steps")))
             } @else {
                 (tile("Not at its end", &format!("step {done}"), &format!("of {}", thousands(run.settings.steps))))
                 @if let Some((step, best)) = run.best() {
-                    (tile("Best validation", &percent(best.accuracy), &format!("at step {}", thousands(step))))
+                    (tile("Best validation", &percent(best.accuracy), &format!("at step {}, of the lowest loss", thousands(step))))
                 }
             }
         }
