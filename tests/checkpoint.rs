@@ -7,7 +7,7 @@ use fused_lstm::engine::{Model, State};
 use fused_lstm::error::Error;
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
-use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::shape::Dims;
 use rand::RngExt;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
