@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fused_lstm::data::own::{LabelColumn, Shares};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
+use fused_lstm::model::{Model, Pool};
 use fused_lstm::shape::Dims;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -240,6 +241,11 @@ pub struct TrainArgs {
     /// Evaluate the validation images every N steps [default: never, with --run 100]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
     pub eval_every: Option<u64>,
+    /// Stop when the validation loss has not been lower for N evaluations in a row, and keep the model of its lowest
+    ///
+    /// How often to evaluate is for --eval-every to say. A resumed run counts anew.
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub patience: Option<u64>,
     /// Folder to save the model and all that training needs to go on
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub save: Option<PathBuf>,
@@ -271,7 +277,7 @@ pub struct SettingsArgs {
     /// Sequences in a batch [default: 128]
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
-    /// Hidden units; the input layer is as wide [default: 128]
+    /// Hidden units of each layer and direction [default: 128]
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub hidden: Option<usize>,
     /// Adam's learning rate [default: 0.001]
@@ -289,6 +295,60 @@ pub struct SettingsArgs {
     /// Seed of the initial parameters and of the data order [default: 0]
     #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Training")]
     pub seed: Option<u64>,
+    #[command(flatten)]
+    pub larger: LargerArgs,
+}
+
+/// What goes beyond the tutorial's model and its training.
+#[derive(Args, Clone, Default)]
+pub struct LargerArgs {
+    /// LSTM layers, one upon the other [default: 1]
+    #[arg(long, value_name = "N", value_parser = layers, allow_negative_numbers = true, help_heading = "Larger models")]
+    pub layers: Option<usize>,
+    /// Read each sequence in both directions, each with hidden units of its own
+    #[arg(long, help_heading = "Larger models")]
+    pub bidirectional: bool,
+    /// What stands before the first LSTM layer: nothing, or a linear layer [default: linear, as wide as --hidden]
+    #[arg(long, value_name = "none|linear|linear:WIDTH", value_parser = input_layer, help_heading = "Larger models")]
+    pub input_layer: Option<InputLayerArg>,
+    /// What the output layer reads: the last step's state, or the mean or maximum over the steps [default: last]
+    ///
+    /// Backwards the last step is the sequence's first.
+    #[arg(long, value_enum, help_heading = "Larger models")]
+    pub pool: Option<Pool>,
+    /// Share of each layer's outputs that the layer above does not get while training; 0 for none [default: none]
+    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Larger models")]
+    pub dropout: Option<f32>,
+    /// Share of the training loss's target that is spread over all classes [default: 0]
+    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
+    pub label_smoothing: Option<f32>,
+    /// What every parameter loses in a step, times the learning rate, whatever its gradient: AdamW [default: 0]
+    #[arg(long, value_name = "RATE", value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// How the learning rate goes on [default: constant]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub schedule: Option<ScheduleName>,
+    /// Steps in which --schedule warmup-cosine comes to the full learning rate [default: a tenth of all]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
+    pub warmup_steps: Option<u64>,
+}
+
+/// What `--input-layer` asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InputLayerArg {
+    None,
+    /// Of this width, or as wide as the hidden units.
+    Linear(Option<usize>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleName {
+    /// The same at every step
+    Constant,
+    /// From --lr down to 0, along half a cosine
+    Cosine,
+    /// From 0 up to --lr in a straight line, then as cosine
+    WarmupCosine,
 }
 
 #[derive(Args)]
@@ -306,7 +366,7 @@ pub struct SweepArgs {
     /// Adam's learning rates, separated by commas [default: 0.001]
     #[arg(long, value_name = "RATE,…", value_delimiter = ',', value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Combinations")]
     pub lr: Vec<f64>,
-    /// Hidden units; the input layer is as wide [default: 128]
+    /// Hidden units of each layer and direction [default: 128]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
     pub hidden: Vec<usize>,
     /// Sequences in a batch [default: 128]
@@ -327,6 +387,8 @@ pub struct SweepArgs {
     /// Largest 2-norm of the gradient of all parameters; larger ones are scaled down to it [default: none]
     #[arg(long, value_name = "NORM", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
     pub grad_clip: Option<f32>,
+    #[command(flatten)]
+    pub larger: LargerArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// File for all results, as JSON
@@ -560,6 +622,20 @@ fn device(text: &str) -> Result<Device, String> {
 
 fn size(text: &str) -> Result<usize, String> {
     whole(text, 1, Dims::MAX_SIZE)
+}
+
+fn layers(text: &str) -> Result<usize, String> {
+    whole(text, 1, Model::MAX_LAYERS)
+}
+
+fn input_layer(text: &str) -> Result<InputLayerArg, String> {
+    let width = |text: &str| size(text).map(|width| InputLayerArg::Linear(Some(width)));
+    match text.split_once(':') {
+        None if text == "none" => Ok(InputLayerArg::None),
+        None if text == "linear" => Ok(InputLayerArg::Linear(None)),
+        Some(("linear", text)) => width(text),
+        _ => Err("choose none, linear, or linear:WIDTH such as linear:64".into()),
+    }
 }
 
 fn count(text: &str) -> Result<u64, String> {

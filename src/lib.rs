@@ -34,7 +34,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`data`] | IDX files, MNIST and its download, synthetic digits, pictures, [your own files](data::own), the order of batches |
-//! | [`shape`] | sizes, and where each tensor lies in the flat parameters |
+//! | [`shape`], [`model`], [`dropout`] | sizes, and where each tensor lies in the flat parameters; what is computed |
 //! | [`engine`] | the seam: what every engine can do |
 //! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |
 //! | [`cpu`] | the fast CPU engine |
@@ -46,7 +46,7 @@
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
 //! Sizes have one letter each: B sequences in a batch, T steps, I inputs per step, P outputs of the input layer, H hidden
-//! units, G = 4H gates, K classes. Shapes are row-major.
+//! units, G = 4H gates, L layers of D directions, K classes. Shapes are row-major.
 
 pub mod checkpoint;
 pub mod config;
@@ -55,10 +55,12 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod dropout;
 pub mod engine;
 pub mod error;
 pub mod fixture;
 pub mod init;
+pub mod model;
 pub mod optimizer;
 pub mod precision;
 pub mod progress;

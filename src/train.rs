@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::batches::Order;
 use crate::data::{Dataset, Split};
-use crate::engine::{Engine, Scores};
+use crate::engine::{Engine, Scores, State};
 use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub struct Plan {
     pub log_every: u64,
     /// Evaluate the validation split every so many steps.
     pub eval_every: Option<u64>,
+    /// Stop after so many evaluations in a row without a lower validation loss, and go back to the state of the lowest.
+    pub patience: Option<u64>,
     /// Folder for checkpoints.
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
@@ -43,7 +45,7 @@ pub struct Keep {
 impl Plan {
     /// `steps` steps in all, a report every 20, nothing saved.
     pub fn new(steps: u64) -> Self {
-        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None, keep: None }
+        Self { steps, log_every: 20, eval_every: None, patience: None, save: None, save_every: None, keep: None }
     }
 }
 
@@ -121,6 +123,8 @@ pub struct Summary {
     pub steps: u64,
     /// Steps done by this run.
     pub steps_here: u64,
+    /// With patience, the step of the lowest validation loss, whose state was kept.
+    pub best: Option<u64>,
     /// Time spent in training steps, without reports, evaluation and saving.
     pub train_time: Duration,
 }
@@ -159,7 +163,7 @@ pub fn train(
 ) -> Result<Summary> {
     check(data, config, plan)?;
     let lowest_loss = plan.keep.as_ref().map_or(f64::INFINITY, |keep| keep.lowest_loss);
-    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, lowest_loss };
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, lowest_loss, best: None };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -193,28 +197,38 @@ pub fn train(
                 step,
                 loss: quality.loss,
                 accuracy: quality.accuracy,
-                learning_rate: config.adam.learning_rate,
+                learning_rate: config.adam.learning_rate * config.adam.schedule.share(step),
                 ms_per_step: time * 1e3 / steps,
                 samples_per_s: steps * config.batch_size as f64 / time,
             })?;
         }
+        let mut patience_ends = false;
         if plan.eval_every.is_some_and(due) || plan.keep.is_some() && step == plan.steps {
-            let report = evaluate(run.engine, data, Split::Validation)?;
-            observer.validation(step, &report)?;
-            run.keep(step, report.loss)?;
+            let validation = evaluate(run.engine, data, Split::Validation)?;
+            observer.validation(step, &validation)?;
+            run.keep(step, validation.loss)?;
+            patience_ends = run.is_out_of_patience(step, validation.loss)?;
         }
         if plan.save_every.is_some_and(due) {
             run.save(step)?;
         }
+        if patience_ends {
+            break;
+        }
     }
-    run.save(step)?;
-    Ok(Summary { steps: step, steps_here: step - first, train_time })
+    let best = run.best.take();
+    if let Some(best) = &best {
+        run.engine.set_state(&best.state)?;
+    }
+    let best = best.map(|best| best.state.step);
+    run.save(best.unwrap_or(step))?;
+    Ok(Summary { steps: step, steps_here: step - first, best, train_time })
 }
 
 /// Makes sure that the loop ends and has something to do.
 fn check(data: &Dataset, config: &Config, plan: &Plan) -> Result<()> {
-    let Plan { log_every, eval_every, save_every, .. } = plan;
-    let every = [Some(*log_every), *eval_every, *save_every, Some(config.batch_size as u64)];
+    let Plan { log_every, eval_every, patience, save_every, .. } = plan;
+    let every = [Some(*log_every), *eval_every, *patience, *save_every, Some(config.batch_size as u64)];
     if every.contains(&Some(0)) || data.train.is_empty() {
         let found = "an interval or the batch size is zero, or there are no sequences";
         return Err(Error::usage("training plan", found, "give at least 1 of each"));
@@ -233,6 +247,16 @@ struct Run<'a> {
     saved: Option<u64>,
     /// The lowest validation loss of a state that was kept.
     lowest_loss: f64,
+    /// With patience, what was best so far.
+    best: Option<Best>,
+}
+
+/// The lowest validation loss so far.
+struct Best {
+    loss: f64,
+    state: State,
+    /// Evaluations since.
+    since: u64,
 }
 
 impl Run<'_> {
@@ -241,6 +265,20 @@ impl Run<'_> {
         let Plan { steps, log_every, eval_every, save_every, .. } = self.plan;
         let to_multiple = |every: u64| every - step % every;
         [Some(*log_every), *eval_every, *save_every].into_iter().flatten().map(to_multiple).fold(steps - step, u64::min)
+    }
+
+    /// Takes note of the validation loss after `step`; true if there has been no lower one for too long.
+    fn is_out_of_patience(&mut self, step: u64, loss: f64) -> Result<bool> {
+        let Some(patience) = self.plan.patience else { return Ok(false) };
+        if let Some(best) = self.best.as_mut().filter(|best| loss >= best.loss) {
+            best.since += 1;
+            return Ok(best.since >= patience);
+        }
+        if !loss.is_finite() {
+            return Err(self.diverged(step, loss as f32));
+        }
+        self.best = Some(Best { loss, state: self.engine.state()?, since: 0 });
+        Ok(false)
     }
 
     /// How good the model is after `step`, on the batch of that step.

@@ -474,7 +474,7 @@ fn copies_bring_back_what_was_there() {
     machine.train("", "--device cuda --steps 4 --seed 5 --save @model").succeeds();
     let Checkpoint { config, state } = Checkpoint::load(&machine.folder.path("model")).unwrap();
     // No kernel has run.
-    assert!(state.parameters == init::parameters(config.model.dims, Init::Tutorial, 5));
+    assert!(state.parameters == init::parameters(&config.model, Init::Tutorial, 5));
     assert!(state.step == 4 && state.m.iter().chain(&state.v).all(|&number| number == 0.0));
     // And from a checkpoint, to another command.
     machine.train("", "--device cuda --steps 6 --resume @model").succeeds();
@@ -604,7 +604,7 @@ fn seen<D: Device>(device: D) -> Seen {
     let data = models::dataset(dims, 35);
     let adam = Adam { grad_clip: Some(0.1), ..Adam::default() };
     let spy = Spy { device, seen: seen.clone() };
-    let mut engine = CudaEngine::new(spy, Model { dims, forget_bias: 1.0 }, adam, data.clone()).unwrap();
+    let mut engine = CudaEngine::new(spy, Model::new(dims), adam, data.clone()).unwrap();
     engine.set_state(&models::start(dims)).unwrap();
     let rows: Vec<u32> = (0..35).collect();
     engine.train_steps(&[&rows[..33], &rows[2..]].concat(), 33).unwrap();

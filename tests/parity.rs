@@ -85,7 +85,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
     let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
     for [n, t, i, p, h, k] in RAGGED {
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let data = dataset(dims, n);
         let mut reference = reference(model, Adam::default(), &data, precision);
         let expected = reference.trace(&data.train).unwrap();
@@ -105,8 +105,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
             output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
             let ranges = model.layout().ranges();
             let zero_recurrence = t == 1;
-            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_array())
-            {
+            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_vec()) {
                 let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
                 let may_be_zero = zero_recurrence && *tensor == "w_h";
                 worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bounds.gradient, may_be_zero));
@@ -121,7 +120,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
 fn a_single_class_leaves_nothing_to_learn() {
     let dims = Dims { t: 3, i: 2, p: 4, h: 5, k: 1 };
     let data = dataset(dims, 9);
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &data, 1, Isa::best());
     let trace = engine.trace(&data.train).unwrap();
     assert!(trace.loss.iter().chain(&trace.gradient).all(|&v| v == 0.0));
 }
@@ -129,7 +128,7 @@ fn a_single_class_leaves_nothing_to_learn() {
 #[test]
 fn a_hundred_training_steps() {
     let dims = Dims { t: 7, i: 5, p: 12, h: 20, k: 4 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = dataset(dims, 60);
     for grad_clip in [None, Some(0.1)] {
         let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
@@ -160,7 +159,7 @@ fn run(isa: Isa, threads: usize, n: usize, grad_clip: Option<f32>) -> (State, Ve
     let dims = Dims { t: 6, i: 5, p: 9, h: 37, k: 10 };
     let data = dataset(dims, n);
     let adam = Adam { grad_clip, ..Adam::default() };
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, adam, &data, threads, isa);
+    let mut engine = cpu(Model::new(dims), adam, &data, threads, isa);
     let rows: Vec<u32> = (0..5 * n as u32).map(|k| k % n as u32).collect();
     let metrics = engine.train_steps(&rows, n).unwrap();
     let scores = engine.evaluate(Split::Train, &rows[..n]).unwrap();
@@ -185,9 +184,9 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn another_state_takes_the_place_of_the_last() {
     let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
     let data = dataset(dims, 8);
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &data, 1, Isa::best());
     let before = engine.predict(&data.train).unwrap();
-    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 4))).unwrap();
+    engine.set_state(&State::new(init::parameters(&Model::new(dims), Init::Tutorial, 4))).unwrap();
     assert_ne!(engine.predict(&data.train).unwrap(), before);
     engine.set_state(&start(dims)).unwrap();
     assert_eq!(engine.predict(&data.train).unwrap(), before);
@@ -201,7 +200,7 @@ fn a_state_comes_back_as_it_went_in() {
     let mut state = start(dims);
     state.m.iter_mut().zip(&mut state.v).enumerate().for_each(|(k, (m, v))| (*m, *v) = (k as f32, 1.0 / k as f32));
     state.step = 77;
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &dataset(dims, 4), 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &dataset(dims, 4), 1, Isa::best());
     engine.set_state(&state).unwrap();
     assert_eq!(engine.state().unwrap(), state);
 }

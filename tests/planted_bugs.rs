@@ -646,7 +646,7 @@ fn compare_traces(got: &Trace, expected: &Trace, model: Model) -> Result<(), Str
     compare("h", &got.h_last, &expected.h_last, OUTPUT)?;
     compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
     compare("loss", &got.loss, &expected.loss, OUTPUT)?;
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
         compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], GRADIENT)?;
     }
@@ -686,7 +686,7 @@ fn findings(ptx: &str) -> Result<(), String> {
     for case in &CASES {
         let [batch, t, i, p, h, k] = case.sizes;
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let adam = Adam { grad_clip: case.grad_clip, ..Adam::default() };
         let data = data_of(case, dims);
         let on = |seed| {
@@ -783,7 +783,7 @@ fn compare_rounded(got: &Trace, expected: &Trace, model: Model) -> Result<(), St
     compare("h", &got.h_last, &expected.h_last, ROUNDED_OUTPUT)?;
     compare("c", &got.c_last, &expected.c_last, ROUNDED_OUTPUT)?;
     compare("loss", &got.loss, &expected.loss, ROUNDED_OUTPUT)?;
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
         compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], ROUNDED_GRADIENT)?;
     }
@@ -795,7 +795,7 @@ fn persistent_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
     for (case, multiprocessors, division) in &PERSISTENT_CASES {
         let [batch, t, i, p, h, k] = case.sizes;
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         // Large steps: weights that are not renewed are seen.
         let adam = Adam { learning_rate: 0.05, ..Adam::default() };
         let data = data_of(case, dims);

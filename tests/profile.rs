@@ -16,7 +16,7 @@ use support::models::{dataset, start};
 use support::run;
 
 const DIMS: Dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
-const MODEL: Model = Model { dims: DIMS, forget_bias: 1.0 };
+const MODEL: Model = Model::new(DIMS);
 
 fn emulated() -> Emulated {
     Emulated::new(kept::ptx(), Default::default()).unwrap()

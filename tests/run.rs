@@ -118,6 +118,24 @@ fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
 }
 
 #[test]
+fn a_run_without_patience_left_ends_with_its_best_model() {
+    let folder = Folder::with_data();
+    let larger = "--bidirectional --layers 2 --schedule cosine --eval-every 1 --lr 0.3 --steps 40 --patience 2";
+    folder.run(&format!("{SMALL} {larger} --run @run")).succeeds();
+    let rows = metrics(&folder);
+    let steps: Vec<_> = rows.iter().filter(|row| row["event"] == "eval").map(|row| &row["step"]).collect();
+    assert!(steps.len() < 40, "it has patience left, or this shows nothing: {rows:?}");
+    let rates: Vec<_> = rows.iter().filter_map(|row| row["learning_rate"].as_f64()).collect();
+    assert!(rates.is_sorted_by(|a, b| a > b), "a cosine: {rates:?}");
+    let step = rows.last().unwrap()["step"].as_u64().unwrap();
+    for checkpoint in ["best", "last"] {
+        assert_eq!(Checkpoint::load(&folder.path(&format!("run/{checkpoint}"))).unwrap().state.step, step);
+    }
+    let page = fs::read_to_string(folder.path("run/report.html")).unwrap();
+    assert!(page.contains(&format!("After step {step} the model is right")), "{page}");
+}
+
+#[test]
 fn a_run_computes_what_a_training_without_one_does() {
     let folder = Folder::with_data();
     let loss = |flags: &str| {

@@ -6,6 +6,7 @@ use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::{Activations, Precision};
+use fused_lstm::reference::ReferenceEngine;
 use fused_lstm::{Error, Result};
 use std::sync::Arc;
 
@@ -47,7 +48,14 @@ impl Chosen {
 
     /// The engine, holding `data`.
     pub fn engine(self, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
+        let smoothed = Model { label_smoothing: 0.0, ..model };
         Ok(match self {
+            // The CPU engine has no such models yet.
+            Self::Cpu { isa, .. }
+                if isa.precision() == Precision::F32 && (smoothed.extras().is_some() || data.has_lengths()) =>
+            {
+                Box::new(ReferenceEngine::<f32>::new(model, adam, data))
+            }
             Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
             Self::Cuda { driver, precision, activations } => {

@@ -31,7 +31,6 @@ use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::progress::Progress;
 use fused_lstm::run;
-use fused_lstm::shape::{Dims, ParamLayout};
 use fused_lstm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,12 +57,15 @@ fn each(files: &[PathBuf], mut work: impl FnMut(&Path) -> Result<()>) -> u8 {
 
 /// Checks the sizes that `flag` (with its value) asked for: that they can be counted, and that a model of them and
 /// `more` bytes have a place in memory.
-fn check_sizes(dims: Dims, flag: String, more: usize) -> Result<()> {
-    dims.check().map_err(|error| match error {
-        Error::Usage { found, .. } => Error::usage(&flag, found, "give a smaller one"),
+fn check_sizes(model: &Model, flag: String, more: usize) -> Result<()> {
+    model.check().map_err(|error| match error {
+        // A flag that has nothing to do with sizes is named already.
+        Error::Usage { argument, found, .. } if !argument.starts_with("--") => {
+            Error::usage(&flag, found, "give a smaller one")
+        }
         other => other,
     })?;
-    let parameters = ParamLayout::new(dims).len();
+    let parameters = model.layout().len();
     let bytes = more.saturating_add(parameters * BYTES_PER_PARAMETER);
     // Asked for and given back, never touched: costs nothing, and is refused where it is more than the machine has.
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {

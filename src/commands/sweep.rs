@@ -159,6 +159,7 @@ fn common(args: &SweepArgs) -> SettingsArgs {
         forget_bias: args.forget_bias,
         init: args.init,
         grad_clip: args.grad_clip,
+        larger: args.larger.clone(),
         ..SettingsArgs::default()
     }
 }

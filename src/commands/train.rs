@@ -3,17 +3,20 @@
 use super::device::Chosen;
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
-use crate::cli::{SettingsArgs, TrainArgs};
+use crate::cli::{InputLayerArg, LargerArgs, ScheduleName, SettingsArgs, TrainArgs};
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
-use fused_lstm::cpu::CpuEngine;
+use fused_lstm::cpu::Isa;
 use fused_lstm::data::{Dataset, Sequences, Split};
-use fused_lstm::engine::{Engine, Model, State};
+use fused_lstm::dropout::Dropout;
+use fused_lstm::engine::{Engine, State};
+use fused_lstm::model::{InputLayer, Model};
+use fused_lstm::optimizer::Schedule;
 use fused_lstm::progress::Progress;
 use fused_lstm::run::{self, Environment, Findings, Row, RunFolder, Seconds, Settings};
-use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::shape::Dims;
 use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
-use fused_lstm::{Error, Result, init};
+use fused_lstm::{Error, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +42,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if args.save_every.is_some() && save.is_none() && run.is_none() {
         return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save or --run"));
     }
+    if let (Some(patience), None, None) = (args.patience, args.eval_every, &run) {
+        let found = "it is a number of evaluations, and there are none on the way";
+        return Err(Error::usage(format!("--patience {patience}"), found, "say how often with --eval-every"));
+    }
     // That folder is made ready last: a wrong flag, missing data or too small a GPU leaves no trace of it.
 
     let started = Instant::now();
@@ -50,13 +57,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let config = config(&args.settings, args.resume.as_deref().zip(resumed.as_ref()), &data)?;
     let state = match resumed {
         Some(checkpoint) => checkpoint.state,
-        None => State::new(init::parameters(config.model.dims, config.init, config.seed)),
+        None => config.initial_state(),
     };
     let steps = steps(&args.settings, &config, state.step)?;
     let plan = match &run {
         None => Plan {
             log_every: args.log_every,
             eval_every: args.eval_every,
+            patience: args.patience,
             save,
             save_every: args.save_every,
             ..Plan::new(steps)
@@ -71,6 +79,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
                 steps,
                 log_every: args.log_every,
                 eval_every: Some(eval_every),
+                patience: args.patience,
                 save: Some(last),
                 save_every: Some(save_every),
                 keep: Some(keep),
@@ -131,10 +140,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     report.done(engine.as_ref(), &data, &config, &summary, &validation, &test, &seconds)?;
     let text = report.text();
     if let Some((mut recorder, folder)) = report.recorder.zip(run.as_deref()) {
-        recorder.record(&Row::Done { time: run::now(), step: summary.steps, validation, test, seconds })?;
+        let step = summary.best.unwrap_or(summary.steps);
+        recorder.record(&Row::Done { time: run::now(), step, validation, test, seconds })?;
         let state = engine.state()?;
         let classify = |sequence: &Sequences| classify(&config, &state, sequence);
-        recorder.findings(&Findings::new(engine.as_mut(), &data, &scores, summary.steps, &classify)?)?;
+        recorder.findings(&Findings::new(engine.as_mut(), &data, &scores, step, &classify)?)?;
         let page = super::report::of_run(folder)?;
         if text {
             line(&format!("report      {}", page.display()))?;
@@ -178,7 +188,8 @@ fn run_folder(args: &TrainArgs, resumed: Option<PathBuf>) -> Result<Option<PathB
 fn classify(config: &Config, state: &State, sequence: &Sequences) -> Result<Vec<f32>> {
     let mut model = config.model;
     model.dims.t = sequence.t();
-    let mut engine = CpuEngine::new(model, config.adam, Arc::new(super::nothing(model)), 1)?;
+    let processor = Chosen::Cpu { threads: 1, isa: Isa::best() };
+    let mut engine = processor.engine(model, config.adam, Arc::new(super::nothing(model)))?;
     engine.set_state(state)?;
     engine.predict(sequence)
 }
@@ -193,7 +204,10 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
     let dims = &mut config.model.dims;
     (dims.t, dims.i, dims.k) = (t, i, k);
     if args.hidden.is_some() {
-        (dims.p, dims.h) = (p, h);
+        dims.h = h;
+        if config.model.input_layer == InputLayer::Linear {
+            dims.p = p;
+        }
     }
     set(&mut config.model.forget_bias, args.forget_bias);
     set(&mut config.adam.learning_rate, args.lr);
@@ -201,16 +215,11 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
     set(&mut config.init, args.init);
     set(&mut config.seed, args.seed);
     set(&mut config.batch_size, args.batch_size);
-    super::check_sizes(config.model.dims, format!("--hidden {}", config.model.dims.h), 0)?;
+    set_larger(&args.larger, &mut config);
+    set_schedule(args, &mut config)?;
+    super::check_sizes(&config.model, format!("--hidden {}", config.model.dims.h), 0)?;
     config.adam.check()?;
-    let Config { model: Model { forget_bias, .. }, batch_size, train_sequences, .. } = config;
-    if !forget_bias.is_finite() {
-        return Err(Error::usage(
-            format!("--forget-bias {forget_bias}"),
-            "the forget bias is not a finite number",
-            "give one such as 1.0",
-        ));
-    }
+    let Config { batch_size, train_sequences, .. } = config;
     if batch_size > train_sequences {
         return Err(Error::usage(
             format!("--batch-size {batch_size}"),
@@ -219,18 +228,66 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
         ));
     }
     if let Some((folder, Checkpoint { config: before, .. })) = resumed {
-        // The learning rate and the clip may change on the way; whatever else differs would be another run.
+        // The optimizer's settings may change on the way; whatever else differs would be another run.
         let mut same = config.clone();
         same.adam = before.adam;
         if same != *before {
+            let (before, now) = differences(before, &config);
             return Err(Error::checkpoint(
                 folder,
-                format!("it was made with {}, not with {}", brief(before), brief(&config)),
+                format!("it was made with {before}, not with {now}"),
                 "leave the flags out that differ, or start a new run",
             ));
         }
     }
     Ok(config)
+}
+
+/// Sets what goes beyond the tutorial's model.
+fn set_larger(args: &LargerArgs, config: &mut Config) {
+    let Config { model, adam, seed, .. } = config;
+    set(&mut model.layers, args.layers);
+    model.bidirectional |= args.bidirectional;
+    match args.input_layer {
+        None => {}
+        Some(InputLayerArg::None) => (model.input_layer, model.dims.p) = (InputLayer::None, model.dims.i),
+        Some(InputLayerArg::Linear(width)) => {
+            (model.input_layer, model.dims.p) = (InputLayer::Linear, width.unwrap_or(model.dims.h));
+        }
+    }
+    set(&mut model.pool, args.pool);
+    if let Some(rate) = args.dropout {
+        model.dropout = (rate != 0.0).then_some(Dropout { rate, seed: *seed });
+    }
+    set(&mut model.label_smoothing, args.label_smoothing);
+    set(&mut adam.weight_decay, args.weight_decay);
+}
+
+/// Sets the schedule for all the steps that the flags ask for.
+fn set_schedule(args: &SettingsArgs, config: &mut Config) -> Result<()> {
+    let LargerArgs { schedule, warmup_steps, .. } = args.larger;
+    if let (Some(warm_up), None | Some(ScheduleName::Constant | ScheduleName::Cosine)) = (warmup_steps, schedule) {
+        let found = "no other schedule has a warm-up";
+        return Err(Error::usage(format!("--warmup-steps {warm_up}"), found, "add --schedule warmup-cosine"));
+    }
+    let steps = steps(args, config, 0)?;
+    match schedule {
+        None => {}
+        Some(ScheduleName::Constant) => config.adam.schedule = Schedule::Constant,
+        Some(ScheduleName::Cosine) => config.adam.schedule = Schedule::Cosine { warm_up: 0, steps },
+        Some(ScheduleName::WarmupCosine) => {
+            let warm_up = warmup_steps.unwrap_or(steps / 10);
+            config.adam.schedule = Schedule::Cosine { warm_up, steps };
+        }
+    }
+    match config.adam.schedule {
+        Schedule::Cosine { steps: end, .. } if steps > end => Err(Error::usage(
+            format!("--steps {steps}"),
+            format!("the checkpoint's schedule ends with step {end}"),
+            "give --schedule anew, or no more steps",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Takes what the user gave.
@@ -240,21 +297,36 @@ fn set<T>(value: &mut T, given: Option<T>) {
     }
 }
 
-/// The part of a configuration that a resumed run cannot change.
-fn brief(config: &Config) -> String {
-    let dims = config.model.dims;
-    format!(
-        "{} ({} sequences of {} x {}), hidden {}, batch {}, seed {}, init {}, forget bias {}",
-        config.data,
-        config.train_sequences,
-        dims.t,
-        dims.i,
-        dims.h,
-        config.batch_size,
-        config.seed,
-        format!("{:?}", config.init).to_lowercase(),
-        config.model.forget_bias
-    )
+/// What a resumed run cannot change, and differs between two configurations: as the one says and as the other.
+fn differences(before: &Config, now: &Config) -> (String, String) {
+    let parts = |config: &Config| {
+        let Model { dims, layers, bidirectional, input_layer, pool, dropout, label_smoothing, forget_bias } =
+            config.model;
+        let Config { data, train_sequences, batch_size, seed, init, .. } = config;
+        [
+            format!("{data} ({train_sequences} sequences of {} x {})", dims.t, dims.i),
+            format!("hidden {}", dims.h),
+            format!("batch {batch_size}"),
+            format!("seed {seed}"),
+            format!("init {}", format!("{init:?}").to_lowercase()),
+            format!("forget bias {forget_bias}"),
+            format!("layers {layers}"),
+            if bidirectional { "two directions".into() } else { "one direction".into() },
+            match input_layer {
+                InputLayer::None => "no input layer".into(),
+                InputLayer::Linear => format!("an input layer of {}", dims.p),
+            },
+            format!("pool {}", format!("{pool:?}").to_lowercase()),
+            format!("dropout {}", dropout.map_or(0.0, |dropout| dropout.rate)),
+            format!("label smoothing {label_smoothing}"),
+        ]
+    };
+    let (before, now): (Vec<_>, Vec<_>) =
+        parts(before).into_iter().zip(parts(now)).filter(|(before, now)| before != now).unzip();
+    if before.is_empty() {
+        return ("other names of classes or another normalisation".into(), "those of this data".into());
+    }
+    (before.join(", "), now.join(", "))
 }
 
 /// Steps to train in all, of which `done` are done.
@@ -305,8 +377,8 @@ impl Report<'_> {
     fn start(&self, engine: &dyn Engine, data: &Dataset, config: &Config, step: u64) -> Result<()> {
         let layout = config.model.layout();
         if self.json() {
-            let names = ParamLayout::NAMES.into_array();
-            let tensors = names.iter().zip(layout.shapes().into_array()).map(|(name, shape)| json!([name, shape]));
+            let names = layout.names().into_vec().into_iter();
+            let tensors = names.zip(layout.shapes().into_vec()).map(|(name, shape)| json!([name, shape]));
             return event(
                 "start",
                 json!({
@@ -324,13 +396,16 @@ impl Report<'_> {
         if !self.text() {
             return Ok(());
         }
-        line(&format!("{:<8}{:>12}{:>14}", "tensor", "shape", "parameters"))?;
-        for (name, shape) in ParamLayout::NAMES.into_array().iter().zip(layout.shapes().into_array()) {
+        let names = layout.names().into_vec();
+        // As wide as the longest name needs, and one more.
+        let width = names.iter().map(String::len).max().unwrap_or(0).max(7) + 1;
+        line(&format!("{:<width$}{:>12}{:>14}", "tensor", "shape", "parameters"))?;
+        for (name, shape) in names.iter().zip(layout.shapes().into_vec()) {
             let count = thousands(shape.iter().product::<usize>() as u64);
             let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
-            line(&format!("{name:<8}{shape:>12}{count:>14}"))?;
+            line(&format!("{name:<width$}{shape:>12}{count:>14}"))?;
         }
-        line(&format!("{:<8}{:>26}", "all", thousands(layout.len() as u64)))?;
+        line(&format!("{:<width$}{:>26}", "all", thousands(layout.len() as u64)))?;
         line("")?;
         line(&format!("data        {}", data.description))?;
         line(&format!("device      {}", engine.device()))?;
@@ -361,6 +436,7 @@ impl Report<'_> {
                     "validation_accuracy": validation.accuracy,
                     "validation_loss": validation.loss,
                     "steps": summary.steps,
+                    "best_step": summary.best,
                     "train_seconds": seconds.training,
                     "ms_per_step": summary.ms_per_step(),
                     "device": engine.device(),
@@ -384,6 +460,10 @@ impl Report<'_> {
                 data.noun()
             ))
         };
+        if let Some(best) = summary.best.filter(|_| self.text()) {
+            let steps = summary.steps;
+            line(&format!("kept        step {best}, of the lowest validation loss; trained up to step {steps}"))?;
+        }
         quality("validation", Split::Validation, validation)?;
         quality("test", Split::Test, test)?;
         if self.text() {

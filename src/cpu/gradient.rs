@@ -7,7 +7,8 @@ use super::simd::{Isa, Kernel, Simd};
 use super::sizes::Sizes;
 use super::tile::{Factor, FindPlaces, Left, Places, Product, Right, Rows, multiply_at, narrow, wide, zeros};
 use super::weights::{Weights, gate_segments};
-use crate::shape::{GATES, ParamLayout};
+use crate::model::Model;
+use crate::shape::{GATES, Tensors};
 use rayon::prelude::*;
 
 /// Gradients of the packed weights.
@@ -43,6 +44,8 @@ pub struct TrainChunk<'a> {
     pub scratch: &'a mut Scratch,
     /// `[R]`
     pub labels: &'a [u32],
+    /// Share of the target that is spread over all classes.
+    pub smoothing: f32,
     /// 1/B
     pub scale: f32,
     /// Where the gradients go; replaced by the group's first chunk, added to by the others.
@@ -64,7 +67,7 @@ impl Kernel for TrainChunk<'_> {
         let dlogits = self.scratch.dlogits.chunks_exact_mut(classes);
         for ((logits, dlogits), &label) in logits.zip(dlogits).zip(self.labels) {
             let gradient = Some((&mut dlogits[..dims.k], self.scale));
-            self.scores.push(softmax_xent(&logits[..dims.k], label as usize, gradient));
+            self.scores.push(softmax_xent(&logits[..dims.k], label as usize, self.smoothing, gradient));
         }
         backward(s, self.sizes, self.weights, self.scratch, rows);
 
@@ -194,16 +197,27 @@ pub fn reduce(groups: &[Packed], total: &mut Packed) {
 ///
 /// With M the gradient of the folded input weights and s that of the bias, `[M; s]` is `[I+1, 4H]` and
 /// `dW_x = [W_in; b_in]ᵀ · [M; s]`, `[dW_in; db_in] = [M; s] · W_xᵀ`, `db = s`.
-pub fn unpack(isa: Isa, sizes: Sizes, weights: &Weights, parameters: &[f32], total: &Packed, gradient: &mut [f32]) {
+pub fn unpack(
+    isa: Isa,
+    model: &Model,
+    sizes: Sizes,
+    weights: &Weights,
+    parameters: &[f32],
+    total: &Packed,
+    gradient: &mut [f32],
+) {
     let Sizes { dims, depth, panel, classes, .. } = sizes;
-    let ranges = ParamLayout::new(dims).ranges();
-    let layer = &parameters[ranges.w_in.start..ranges.b_in.end];
-    let g = dims.g();
-    let (input, rest) = gradient.split_at_mut(ranges.b_in.end);
+    let layout = model.layout();
+    let Tensors { input: Some(input), cells, output } = layout.ranges() else {
+        unreachable!("such a model has an input layer")
+    };
+    let (ranges, g) = (&cells[0], dims.g());
+    let layer = &parameters[input.w.start..input.b.end];
+    let (input, rest) = gradient.split_at_mut(input.b.end);
     let (w_x, rest) = rest.split_at_mut(ranges.w_x.len());
     let (w_h, rest) = rest.split_at_mut(ranges.w_h.len());
     let (b, rest) = rest.split_at_mut(ranges.b.len());
-    let (w_out, b_out) = rest.split_at_mut(ranges.w_out.len());
+    let (w_out, b_out) = rest.split_at_mut(output.w.len());
 
     rayon::join(
         || isa.run(UnfoldInput { sizes, weights, total, out: input }),

@@ -91,6 +91,7 @@ impl CpuEngine {
     ///
     /// If the threads cannot be started.
     pub fn with_isa(model: Model, adam: Adam, data: Arc<Dataset>, threads: usize, isa: Isa) -> Result<Self> {
+        check_abilities(&model, data.has_lengths())?;
         let sizes = Sizes::new(model.dims, isa.lanes());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -145,10 +146,10 @@ impl CpuEngine {
         while self.training.len() < self.pool.current_num_threads() {
             self.training.push(Mutex::new(Scratch::new(sizes, true, isa.precision())));
         }
-        let Self { weights, groups, training, state, total, gradient, .. } = self;
+        let Self { model, weights, groups, training, state, total, gradient, .. } = self;
         let groups = &mut groups[..count];
         let scale = 1.0 / rows.len() as f32;
-        weights.pack_backward(isa, &state.parameters);
+        weights.pack_backward(isa, model, &state.parameters);
         let weights = &*weights;
         let run_group = |(g, gradient): (usize, &mut Packed)| {
             let mut scratch = own(training);
@@ -164,6 +165,7 @@ impl CpuEngine {
                     weights,
                     scratch: &mut scratch,
                     labels: &labels,
+                    smoothing: model.label_smoothing,
                     scale,
                     gradient,
                     add: chunk > own_chunks.start,
@@ -175,7 +177,7 @@ impl CpuEngine {
         };
         let scores: Vec<Vec<_>> = groups.par_iter_mut().enumerate().with_max_len(1).map(run_group).collect();
         gradient::reduce(groups, total);
-        gradient::unpack(isa, sizes, weights, &state.parameters, total, gradient);
+        gradient::unpack(isa, model, sizes, weights, &state.parameters, total, gradient);
         scores.concat()
     }
 
@@ -211,6 +213,19 @@ impl CpuEngine {
             };
             rows.par_chunks(CHUNK_ROWS).flat_map_iter(run_chunk).collect()
         })
+    }
+}
+
+/// Refuses what the engine cannot do.
+fn check_abilities(model: &Model, has_lengths: bool) -> Result<()> {
+    let plain = Model { label_smoothing: 0.0, ..*model };
+    match plain.extras().or(has_lengths.then(|| "sequences of different lengths".to_owned())) {
+        Some(extras) => Err(Error::usage(
+            "the CPU engine",
+            format!("it cannot do this yet: {extras}"),
+            "take the reference engine, which is slower",
+        )),
+        None => Ok(()),
     }
 }
 
@@ -266,7 +281,7 @@ impl Engine for CpuEngine {
         let sequences = data.split(split);
         let scores = self.score(sequences, rows, |rows, logits| {
             let score = |(&row, logits): (&u32, &[f32])| {
-                head::softmax_xent(&logits[..sizes.dims.k], sequences.labels()[row as usize] as usize, None)
+                head::softmax_xent(&logits[..sizes.dims.k], sequences.labels()[row as usize] as usize, 0.0, None)
             };
             rows.iter().zip(logits.chunks_exact(sizes.classes)).map(score).collect()
         });
@@ -275,6 +290,7 @@ impl Engine for CpuEngine {
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
+        check_abilities(&self.model, sequences.lengths().is_some())?;
         let sizes = self.sizes;
         let rows: Vec<u32> = (0..sequences.len() as u32).collect();
         Ok(self.score(sequences, &rows, |rows, logits| {
@@ -288,6 +304,7 @@ impl Engine for CpuEngine {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
+        check_abilities(&self.model, batch.lengths().is_some())?;
         let (sizes, n) = (self.sizes, batch.len());
         let dims = sizes.dims;
         let zeros = |per_row: usize| vec![0.0; n * per_row];

@@ -4,9 +4,9 @@
 use super::simd::{Isa, Kernel, Pair, Simd};
 use super::sizes::{Sizes, Strips};
 use super::tile::{Left, Product, Right, wide};
-use crate::engine::Model;
+use crate::model::Model;
 use crate::precision::Precision;
-use crate::shape::{GATES, ParamLayout, gate};
+use crate::shape::{GATES, Linear, Tensors, gate};
 use rayon::prelude::*;
 
 /// Packed weights.
@@ -68,32 +68,32 @@ impl Weights {
                 isa.run(PairRows { from: forward, stride: panel, width: panel, to: input });
             });
         }
-        let w = ParamLayout::new(dims).view(parameters);
+        let Linear { w: w_out, b: b_out } = model.layout().view(parameters).output;
         self.head.par_iter_mut().for_each(|(column, width, strip)| {
             let valid = width.min(dims.k - column);
-            for (to, from) in strip.chunks_exact_mut(width).zip(w.w_out.chunks_exact(dims.k)) {
+            for (to, from) in strip.chunks_exact_mut(width).zip(w_out.chunks_exact(dims.k)) {
                 to[..valid].copy_from_slice(&from[column..column + valid]);
             }
         });
-        self.head_bias[..dims.k].copy_from_slice(w.b_out);
+        self.head_bias[..dims.k].copy_from_slice(b_out);
     }
 
     /// Packs what the backward pass needs besides.
-    pub fn pack_backward(&mut self, isa: Isa, parameters: &[f32]) {
+    pub fn pack_backward(&mut self, isa: Isa, model: &Model, parameters: &[f32]) {
         let (sizes, dims) = (self.sizes, self.sizes.dims);
-        let w = ParamLayout::new(dims).view(parameters);
+        let Tensors { cells, output, .. } = model.layout().view(parameters);
         let transposed = |strips: &mut Strips, from: &[f32]| {
             strips.par_iter_mut().for_each(|(column, width, strip)| transpose_gates(sizes, from, column, width, strip));
         };
         let Self { recurrent_transposed, recurrent_pairs, input_transposed, head_transposed, .. } = self;
-        rayon::join(|| transposed(recurrent_transposed, w.w_h), || transposed(input_transposed, w.w_x));
+        rayon::join(|| transposed(recurrent_transposed, cells[0].w_h), || transposed(input_transposed, cells[0].w_x));
         if isa.precision() == Precision::Bf16 {
             recurrent_pairs.par_iter_mut().for_each(|(column, width, to)| {
                 isa.run(PairRows { from: recurrent_transposed.strip(column), stride: width, width, to });
             });
         }
         head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
-            for (unit, row) in w.w_out.chunks_exact(dims.k).enumerate().skip(column).take(width) {
+            for (unit, row) in output.w.chunks_exact(dims.k).enumerate().skip(column).take(width) {
                 for (class, &weight) in row.iter().enumerate() {
                     strip[class * width + unit - column] = weight;
                 }
@@ -169,14 +169,14 @@ impl Kernel for PackPanel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Sizes { dims, panel, inputs, lanes, .. } = self.sizes;
-        let layout = ParamLayout::new(dims);
-        let w = layout.view(self.parameters);
-        pack_panel(self.sizes, self.u, w.w_h, self.forward);
-        pack_panel(self.sizes, self.u, w.w_x, self.input);
+        let layout = self.model.layout();
+        let cell = layout.view(self.parameters).cells[0];
+        pack_panel(self.sizes, self.u, cell.w_h, self.forward);
+        pack_panel(self.sizes, self.u, cell.w_x, self.input);
 
         // b_in follows w_in: together they are [I+1, P], and so is the folded product [I+1, 4L].
-        let ranges = layout.ranges();
-        let layer = &self.parameters[ranges.w_in.start..ranges.b_in.end];
+        let Some(Linear { w, b }) = layout.ranges().input else { unreachable!("such a model has an input layer") };
+        let layer = &self.parameters[w.start..b.end];
         let folded = &mut self.forward[dims.h * panel..];
         wide(
             s,
@@ -196,7 +196,7 @@ impl Kernel for PackPanel<'_> {
         let valid = self.sizes.lanes_before(self.u * lanes, dims.h);
         for gate in 0..GATES {
             let forget = if gate == gate::F { self.model.forget_bias } else { 0.0 };
-            let from = &w.b[gate * dims.h + self.u * lanes..][..valid];
+            let from = &cell.b[gate * dims.h + self.u * lanes..][..valid];
             for (to, b) in bias[gate * lanes..].iter_mut().zip(from) {
                 *to += b + forget;
             }

@@ -115,19 +115,21 @@ struct Scoring<D: Device> {
 }
 
 impl<D: Device> Pass<D> {
-    fn new(device: &D, dims: Dims, batch: usize) -> Result<Self> {
+    fn new(device: &D, model: &Model, batch: usize) -> Result<Self> {
         Ok(Self {
-            forward: Forward::new(device, dims, batch, Keep::All)?,
-            backward: Backward::new(device, dims, batch)?,
+            forward: Forward::new(device, model.dims, batch, Keep::All)?,
+            backward: Backward::new(device, model, batch)?,
         })
     }
 }
 
 impl<D: Device> Work<D> {
-    fn new(device: &D, dims: Dims, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
+    fn new(device: &D, model: &Model, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
         match family {
-            Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch)?)),
-            Family::Persistent(variant) => Ok(Self::Persistent(Persistent::new(device, dims, variant, batch, limits)?)),
+            Family::PerStep => Ok(Self::PerStep(Pass::new(device, model, batch)?)),
+            Family::Persistent(variant) => {
+                Ok(Self::Persistent(Persistent::new(device, model, variant, batch, limits)?))
+            }
         }
     }
 
@@ -165,7 +167,7 @@ impl<D: Device> Training<D> {
         };
         Ok(Self {
             batch,
-            work: Work::new(device, model.dims, batch, family, limits)?,
+            work: Work::new(device, &model, batch, family, limits)?,
             rows: Buffer::new(device, "rows", STEPS_AT_ONCE * batch)?,
             step_sizes: Buffer::new(device, "step sizes", STEPS_AT_ONCE)?,
             turn: Buffer::new(device, "turn", 1)?,
@@ -324,6 +326,7 @@ impl<D: Device> CudaEngine<D> {
         data: Arc<Dataset>,
         precision: Precision,
     ) -> Result<Self> {
+        check_abilities(&model, &adam, data.has_lengths())?;
         let n = model.layout().len();
         if n > MOST {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
@@ -540,6 +543,19 @@ impl<D: Device> CudaEngine<D> {
     }
 }
 
+/// Refuses what the kernels cannot do.
+fn check_abilities(model: &Model, adam: &Adam, has_lengths: bool) -> Result<()> {
+    let decay = (adam.weight_decay > 0.0).then(|| "weight decay".to_owned());
+    let lengths = has_lengths.then(|| "sequences of different lengths".to_owned());
+    match model.extras().or(decay).or(lengths) {
+        Some(extras) => {
+            let found = format!("its kernels cannot do this yet: {extras}");
+            Err(Error::usage("--device cuda", found, "train it with --device cpu"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses rows that are not there: a kernel would read whatever lies beside the data.
 fn check_rows(rows: &[u32], n: usize) {
     assert!(rows.iter().all(|&row| (row as usize) < n), "a row is not below {n}");
@@ -622,6 +638,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
+        check_abilities(&self.model, &self.adam, sequences.lengths().is_some())?;
         let k = self.model.dims.k;
         let mut probabilities = Vec::with_capacity(sequences.len() * k);
         for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
@@ -640,6 +657,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
+        check_abilities(&self.model, &self.adam, batch.lengths().is_some())?;
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
         let family = self.prepare_beside(n)?;
         let device = &self.device;
@@ -648,7 +666,7 @@ impl<D: Device> Engine for CudaEngine<D> {
         let rows = Buffer::from_slice(device, "rows", &rows)?;
         let turn = Buffer::from_slice(device, "turn", &[0u32])?;
         let dx = Buffer::new(device, "dx", n * t * i)?;
-        let work = Work::new(device, self.model.dims, n, family, &self.limits)?;
+        let work = Work::new(device, &self.model, n, family, &self.limits)?;
         self.weights.update_fold(device)?;
         self.folded = true;
         let weights = &self.weights;

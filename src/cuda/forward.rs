@@ -7,7 +7,7 @@ use super::lstm::{ForwardStep, forward_step};
 use super::softmax_xent::{self, SoftmaxXent};
 use super::weights::Weights;
 use crate::error::Result;
-use crate::shape::{Dims, Tensors};
+use crate::shape::{Dims, Linear};
 
 /// Which steps' gates and states are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl<D: Device> Forward<D> {
             let forward = ForwardStep {
                 x,
                 fold: weights.fold(),
-                w_h: tensors.w_h,
+                w_h: tensors.cells[0].w_h,
                 h_prev: self.h(step, batch),
                 c_prev: self.c(step, batch),
                 gates: self.gates(step, batch),
@@ -186,9 +186,9 @@ impl<D: Device> Forward<D> {
             };
             forward_step(device, &forward)?;
         }
-        let Tensors { w_out, b_out, .. } = tensors;
-        let (a, bias, c) = (self.h(t, batch), Some((b_out, 0)), self.logits.first(batch * k));
-        product(device, &Product { form: Form::Nn, a, b: w_out, bias, c, m: batch, n: k, k: hidden })
+        let Linear { w, b } = tensors.output;
+        let (a, bias, c) = (self.h(t, batch), Some((b, 0)), self.logits.first(batch * k));
+        product(device, &Product { form: Form::Nn, a, b: w, bias, c, m: batch, n: k, k: hidden })
     }
 
     /// From logits to losses and classes and, if there is a place for it, the gradient `[B,K]` of the mean loss.

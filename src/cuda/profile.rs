@@ -81,7 +81,7 @@ pub struct Profile {
 pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
     let Job { model, batch, each, .. } = *job;
     let mut engine = CudaEngine::new(device, model, Adam::default(), job.data.clone())?;
-    engine.set_state(&State::new(init::parameters(model.dims, Init::Tutorial, 0)))?;
+    engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let sequences = job.data.train.len();
     let rows: Vec<u32> = (0..REPLAYED_AT_ONCE * batch).map(|n| (n % sequences) as u32).collect();
     // The first call allocates and records.

@@ -152,7 +152,11 @@ fn gather(sequences: &Sequences, rows: &[u32]) -> Sequences {
         Values::F32(values) => Values::F32(spans.flat_map(|span| &values[span]).copied().collect()),
     };
     let labels = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-    Sequences::new(sequences.t(), sequences.i(), values, labels)
+    let gathered = Sequences::new(sequences.t(), sequences.i(), values, labels);
+    match sequences.lengths() {
+        None => gathered,
+        Some(lengths) => gathered.with_lengths(rows.iter().map(|&row| lengths[row as usize]).collect()),
+    }
 }
 
 /// The first `t` steps of one sequence.
@@ -171,8 +175,9 @@ fn unfolding(
     classify: &dyn Fn(&Sequences) -> Result<Vec<f32>>,
 ) -> Result<Option<Unfolding>> {
     let sequence = test.slice(row as usize, row as usize + 1);
-    let looks = test.t().min(LOOKS);
-    let steps: Vec<usize> = (1..=looks).map(|look| look * test.t() / looks).collect();
+    let length = sequence.length(0);
+    let looks = length.min(LOOKS);
+    let steps: Vec<usize> = (1..=looks).map(|look| look * length / looks).collect();
     let probabilities: Vec<Vec<f32>> =
         steps.iter().map(|&t| classify(&beginning(&sequence, t))).collect::<Result<_>>()?;
     let known = probabilities.iter().flatten().all(|share| share.is_finite());
@@ -180,8 +185,8 @@ fn unfolding(
 }
 
 fn sample(sequences: &Sequences, row: u32) -> Sample {
-    let (t, width) = (sequences.t(), sequences.i());
-    let from = row as usize * t * width;
+    let (t, width) = (sequences.length(row as usize), sequences.i());
+    let from = row as usize * sequences.t() * width;
     let picture = (2..=PICTURE).contains(&t) && (2..=PICTURE).contains(&width);
     let view = match sequences.values() {
         Values::U8 { bytes, .. } if picture => View::Picture { width, bytes: bytes[from..from + t * width].to_vec() },
@@ -216,6 +221,11 @@ mod tests {
         assert_eq!(rows, Sequences::new(3, 2, Values::U8 { bytes, scale: 0.5 }, vec![1, 0]));
         let short = beginning(&pictures().slice(1, 2), 2);
         assert_eq!(short, Sequences::new(2, 2, Values::U8 { bytes: vec![6, 7, 8, 9], scale: 0.5 }, vec![1]));
+        let ragged = pictures().with_lengths(vec![3, 2, 1]);
+        assert_eq!(gather(&ragged, &[2, 0]).lengths(), Some(&[1, 3][..]));
+        let look = unfolding(&ragged, 1, &|prefix| Ok(vec![prefix.t() as f32])).unwrap().unwrap();
+        assert_eq!((look.steps, look.sample.length), (vec![1, 2], 2));
+        assert_eq!(look.sample.view, View::Picture { width: 2, bytes: vec![6, 7, 8, 9] });
     }
 
     #[test]

@@ -114,9 +114,9 @@ pub enum Row {
     Done {
         /// When.
         time: f64,
-        /// Steps done.
+        /// Steps that the model was trained which is left: all, or with patience those up to the lowest validation loss.
         step: u64,
-        /// The model of the last step on the validation split.
+        /// This model on the validation split.
         validation: EvalReport,
         /// The same on the test split.
         test: EvalReport,
@@ -398,10 +398,10 @@ impl Run {
         self.rows.iter().map(of).max().unwrap_or(0)
     }
 
-    /// The end's qualities on the validation and the test split, and where the time went; none before the end.
-    pub fn end(&self) -> Option<(&EvalReport, &EvalReport, &Seconds)> {
+    /// Steps of the model that is left at the end, its quality on the test split, and where the time went; none before.
+    pub fn end(&self) -> Option<(u64, &EvalReport, &Seconds)> {
         self.rows.iter().rev().find_map(|row| match row {
-            Row::Done { validation, test, seconds, .. } => Some((validation, test, seconds)),
+            Row::Done { step, test, seconds, .. } => Some((*step, test, seconds)),
             _ => None,
         })
     }

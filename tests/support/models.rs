@@ -4,6 +4,7 @@ use fused_lstm::data::{Dataset, Sequences, Values};
 use fused_lstm::engine::State;
 use fused_lstm::fixture::relative_max;
 use fused_lstm::init::{self, Init};
+use fused_lstm::model::Model;
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
 
@@ -57,7 +58,11 @@ pub fn dataset(dims: Dims, n: usize) -> Arc<Dataset> {
 }
 
 pub fn start(dims: Dims) -> State {
-    State::new(init::parameters(dims, Init::Xavier, 3))
+    start_of(&Model::new(dims))
+}
+
+pub fn start_of(model: &Model) -> State {
+    State::new(init::parameters(model, Init::Xavier, 3))
 }
 
 /// The error of `got` relative to the largest expected value; fails if it is over `bound`.

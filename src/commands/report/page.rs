@@ -68,8 +68,8 @@ fn tiles(run: &Run) -> Markup {
     let done = thousands(run.done());
     html! {
         dl.tiles {
-            @if let Some((_, test, seconds)) = run.end() {
-                (tile("Test accuracy", &percent(test.accuracy), &format!("after step {done}")))
+            @if let Some((step, test, seconds)) = run.end() {
+                (tile("Test accuracy", &percent(test.accuracy), &format!("after step {}", thousands(step))))
                 (tile("Test loss", &format!("{:.4}", test.loss), "cross-entropy, in nats"))
                 @if let Some((step, best)) = run.best() {
                     (tile("Best validation", &percent(best.accuracy), &format!("at step {}, of the lowest loss", thousands(step))))
