@@ -46,6 +46,10 @@ pub enum Command {
     /// Each training gives to the bit what `train` gives for its settings. On the processor there are as many at a time as
     /// threads.
     Sweep(Box<SweepArgs>),
+    /// Make the report of a run anew, or compare several runs on one page
+    ///
+    /// The page is one file that needs nothing else: numbers, curves, and what the model gets wrong.
+    Report(ReportArgs),
     /// Fetch MNIST, or tell what data there is
     Data(DataCommandArgs),
     /// Run fixtures and compare every tensor with the expected one
@@ -234,7 +238,7 @@ pub struct TrainArgs {
     /// Report every N steps
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, default_value = "20", help_heading = "Output")]
     pub log_every: u64,
-    /// Evaluate the validation images every N steps
+    /// Evaluate the validation images every N steps [default: never, with --run 100]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
     pub eval_every: Option<u64>,
     /// Stop when the validation loss has not been lower for N evaluations in a row, and keep the model of its lowest
@@ -245,10 +249,16 @@ pub struct TrainArgs {
     /// Folder to save the model and all that training needs to go on
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub save: Option<PathBuf>,
-    /// Save every N steps, and not only at the end
+    /// New folder for all of the run: checkpoints, settings, numbers (also for TensorBoard), and a report to look at
+    ///
+    /// It holds config.json, environment.json, metrics.jsonl, events.out.tfevents…, evaluation.json, report.html, and the
+    /// checkpoints `last` and `best`. --resume with this folder goes on with the run.
+    #[arg(long, value_name = "DIR", conflicts_with = "save", help_heading = "Checkpoints")]
+    pub run: Option<PathBuf>,
+    /// Save every N steps, and not only at the end [default: at every evaluation with --run]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Checkpoints")]
     pub save_every: Option<u64>,
-    /// Go on from the checkpoint in this folder, and save there unless --save names another
+    /// Go on from the checkpoint in this folder, and save there unless --save or --run names another
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub resume: Option<PathBuf>,
     #[command(flatten)]
@@ -434,6 +444,16 @@ pub struct PredictArgs {
     /// One JSON object per line on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Folders that `train --run` wrote
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// File for the page [default: report.html in the run's folder; comparison.html here if there are several runs]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -41,6 +41,8 @@
 //! | `cuda` | with the feature `cuda`: the kernels of the CUDA engine, compiled when the program runs |
 //! | [`precision`] | in which numbers matrix products are computed |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
+//! | [`run`] | the folder that a training leaves: settings, numbers, checkpoints, what it gets wrong |
+//! | [`confusion`] | how often each class was taken for each other |
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
 //! Sizes have one letter each: B sequences in a batch, T steps, I inputs per step, P outputs of the input layer, H hidden
@@ -48,6 +50,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod confusion;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -62,6 +65,7 @@ pub mod optimizer;
 pub mod precision;
 pub mod progress;
 pub mod reference;
+pub mod run;
 pub mod shape;
 pub mod tensor_file;
 pub mod train;

@@ -125,16 +125,21 @@ impl Adam {
         Ok(())
     }
 
+    /// The learning rate of step `t` (from 1), as scheduled.
+    pub fn rate(&self, t: u64) -> f64 {
+        self.learning_rate * self.schedule.share(t)
+    }
+
     /// The step size of step `t` (from 1), worked out in double precision.
     pub fn step_size(&self, t: u64) -> f64 {
-        let rate = self.learning_rate * self.schedule.share(t);
+        let rate = self.rate(t);
         let t = t as f64;
         rate * (1.0 - self.beta2.powf(t)).sqrt() / (1.0 - self.beta1.powf(t))
     }
 
     /// What the decay leaves of a parameter at step `t` (from 1): what it is multiplied by before the update.
     pub fn kept(&self, t: u64) -> f64 {
-        1.0 - self.learning_rate * self.schedule.share(t) * self.weight_decay
+        1.0 - self.rate(t) * self.weight_decay
     }
 
     /// What gradients of this squared 2-norm are multiplied by.

@@ -29,17 +29,28 @@ pub struct Plan {
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
     pub save_every: Option<u64>,
+    /// Keep the state of the lowest validation loss. The end is then always evaluated.
+    pub keep: Option<Keep>,
+}
+
+/// Where the state of the lowest validation loss is kept.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// Folder for its checkpoint.
+    pub folder: PathBuf,
+    /// Loss of the one that lies there already; infinite if there is none.
+    pub lowest_loss: f64,
 }
 
 impl Plan {
     /// `steps` steps in all, a report every 20, nothing saved.
     pub fn new(steps: u64) -> Self {
-        Self { steps, log_every: 20, eval_every: None, patience: None, save: None, save_every: None }
+        Self { steps, log_every: 20, eval_every: None, patience: None, save: None, save_every: None, keep: None }
     }
 }
 
 /// What the user sees of a few steps.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepReport {
     /// Steps done.
     pub step: u64,
@@ -47,6 +58,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Share of that batch that is classified right, measured after its update.
     pub accuracy: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
     /// Mean time of a step since the last report, in milliseconds.
     pub ms_per_step: f64,
     /// Sequences trained on per second, since the last report.
@@ -54,12 +67,18 @@ pub struct StepReport {
 }
 
 /// Quality on a whole split.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EvalReport {
     /// Share of sequences classified right.
     pub accuracy: f64,
     /// Mean cross-entropy, in nats.
+    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
+}
+
+/// Reads a number. JSON has no word for one that is not finite: there it is `null`.
+fn number_or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(<Option<f64> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl EvalReport {
@@ -143,7 +162,8 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
     check(data, config, plan)?;
-    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, best: None };
+    let lowest_loss = plan.keep.as_ref().map_or(f64::INFINITY, |keep| keep.lowest_loss);
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, lowest_loss, best: None };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -177,14 +197,16 @@ pub fn train(
                 step,
                 loss: quality.loss,
                 accuracy: quality.accuracy,
+                learning_rate: config.adam.rate(step),
                 ms_per_step: time * 1e3 / steps,
                 samples_per_s: steps * config.batch_size as f64 / time,
             })?;
         }
         let mut patience_ends = false;
-        if plan.eval_every.is_some_and(due) {
+        if plan.eval_every.is_some_and(due) || plan.keep.is_some() && step == plan.steps {
             let validation = evaluate(run.engine, data, Split::Validation)?;
             observer.validation(step, &validation)?;
+            run.keep(step, validation.loss)?;
             patience_ends = run.is_out_of_patience(step, validation.loss)?;
         }
         if plan.save_every.is_some_and(due) {
@@ -223,6 +245,8 @@ struct Run<'a> {
     batch: Vec<u32>,
     /// Step of the checkpoint that this run saved last.
     saved: Option<u64>,
+    /// The lowest validation loss of a state that was kept.
+    lowest_loss: f64,
     /// With patience, what was best so far.
     best: Option<Best>,
 }
@@ -268,7 +292,21 @@ impl Run<'_> {
     /// Saves the state after `step`, if there is a folder for it and this was not done already.
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(folder) = self.plan.save.as_ref().filter(|_| self.saved != Some(step)) else { return Ok(()) };
-        // Nothing takes the place of a good checkpoint but another good one.
+        self.checkpoint(step)?.save(folder)?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    /// Keeps the state after `step` if its validation `loss` is the lowest so far.
+    fn keep(&mut self, step: u64, loss: f64) -> Result<()> {
+        let Some(keep) = self.plan.keep.as_ref().filter(|_| loss < self.lowest_loss) else { return Ok(()) };
+        self.checkpoint(step)?.save(&keep.folder)?;
+        self.lowest_loss = loss;
+        Ok(())
+    }
+
+    /// The state after `step`. Nothing takes the place of a good checkpoint but another good one.
+    fn checkpoint(&mut self, step: u64) -> Result<Checkpoint> {
         self.quality(step)?;
         let state = self.engine.state()?;
         if ![&state.parameters, &state.m, &state.v].into_iter().flatten().all(|number| number.is_finite()) {
@@ -276,9 +314,7 @@ impl Run<'_> {
             let remedy = format!("parameters or Adam's m and v are not finite any more: {}", self.remedy());
             return Err(Error::Diverged { step, loss: f32::NAN, remedy });
         }
-        Checkpoint { config: self.config.clone(), state }.save(folder)?;
-        self.saved = Some(step);
-        Ok(())
+        Ok(Checkpoint { config: self.config.clone(), state })
     }
 
     fn diverged(&self, step: u64, loss: f32) -> Error {

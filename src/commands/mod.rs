@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod micro;
 pub mod predict;
 pub mod profile;
+pub mod report;
 pub mod sweep;
 pub mod train;
 pub mod verify;
@@ -29,6 +30,7 @@ use fused_lstm::data::source::{self, Source};
 use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::progress::Progress;
+use fused_lstm::run;
 use fused_lstm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,9 +153,21 @@ fn own_options(args: &DataArgs, prepare: &PrepareArgs) -> own::Options {
     }
 }
 
+/// Configuration and parameters of the checkpoint in `folder`. A run has two, so its folder is refused.
+fn load_parameters(folder: &Path) -> Result<(Config, Vec<f32>)> {
+    Checkpoint::load_model(folder).map_err(|error| {
+        if run::run_of(folder).is_none_or(|run| run != folder) {
+            return error;
+        }
+        let (last, best) = (folder.join(run::LAST), folder.join(run::BEST));
+        let remedy = format!("name one of its checkpoints, {} or {}", best.display(), last.display());
+        Error::checkpoint(folder, "this is the folder of a run", remedy)
+    })
+}
+
 /// A model from a checkpoint that is to run on `data`.
 fn load_model(folder: &Path, device: Chosen, data: Option<Arc<Dataset>>) -> Result<(Config, Box<dyn Engine>)> {
-    let (config, parameters) = Checkpoint::load_model(folder)?;
+    let (config, parameters) = load_parameters(folder)?;
     let data = match data {
         Some(data) => {
             check_fit(folder, config.model, &data)?;

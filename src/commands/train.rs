@@ -6,22 +6,27 @@ use super::progress::Shown;
 use crate::cli::{InputLayerArg, LargerArgs, ScheduleName, SettingsArgs, TrainArgs};
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
-use fused_lstm::data::{Dataset, Split};
+use fused_lstm::cpu::CpuEngine;
+use fused_lstm::data::{Dataset, Sequences, Split};
 use fused_lstm::dropout::Dropout;
-use fused_lstm::engine::Engine;
+use fused_lstm::engine::{Engine, State};
 use fused_lstm::model::{InputLayer, Model};
 use fused_lstm::optimizer::Schedule;
 use fused_lstm::progress::Progress;
+use fused_lstm::run::{self, Environment, Findings, Row, RunFolder, Seconds, Settings};
 use fused_lstm::shape::Dims;
 use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
 use fused_lstm::{Error, Result};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const DEFAULT_STEPS: u64 = 1000;
 const DEFAULT_HIDDEN: usize = 128;
+/// Steps between two evaluations of a run with a folder.
+const RUN_EVAL_EVERY: u64 = 100;
 
 /// Set by the first Ctrl-C; the second ends the program.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -29,13 +34,15 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Runs the command.
 pub fn run(args: &TrainArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
-    let resumed = args.resume.as_deref().map(Checkpoint::load).transpose()?;
+    let from = Origin::of(args.resume.as_deref());
+    let resumed = from.checkpoint.as_deref().map(Checkpoint::load).transpose()?;
+    let run = run_folder(args, from.run)?;
     let device = Chosen::open(&args.device)?;
     let save = args.save.clone().or_else(|| args.resume.clone());
-    if args.save_every.is_some() && save.is_none() {
-        return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save"));
+    if args.save_every.is_some() && save.is_none() && run.is_none() {
+        return Err(Error::usage("--save-every", "there is no folder to save to", "give one with --save or --run"));
     }
-    if let (Some(patience), None) = (args.patience, args.eval_every) {
+    if let (Some(patience), None, None) = (args.patience, args.eval_every, &run) {
         let found = "it is a number of evaluations, and there are none on the way";
         return Err(Error::usage(format!("--patience {patience}"), found, "say how often with --eval-every"));
     }
@@ -54,37 +61,129 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     let steps = steps(&args.settings, &config, state.step)?;
     let TrainArgs { log_every, eval_every, patience, save_every, .. } = *args;
-    let plan = Plan { steps, log_every, eval_every, patience, save, save_every };
+    let plan = match &run {
+        None => Plan { steps, log_every, eval_every, patience, save, save_every, keep: None },
+        Some(folder) => {
+            let (last, keep) = run::checkpoints(folder, state.step);
+            // A run that goes on keeps its intervals.
+            let before = Settings::load(folder).ok();
+            let eval_every = eval_every.or(before.as_ref().map(|run| run.eval_every)).unwrap_or(RUN_EVAL_EVERY);
+            let save_every = save_every.or(before.map(|run| run.save_every)).unwrap_or(eval_every);
+            Plan {
+                steps,
+                log_every,
+                eval_every: Some(eval_every),
+                patience,
+                save: Some(last),
+                save_every: Some(save_every),
+                keep: Some(keep),
+            }
+        }
+    };
     let mut engine = device.engine(config.model, config.adam, data.clone())?;
     engine.set_state(&state)?;
     if state.step < plan.steps {
         engine.prepare(config.batch_size)?;
     }
-    if let Some(folder) = &plan.save {
+    let mut recorder = None;
+    if let Some(folder) = &run {
+        let settings = Settings {
+            config: config.clone(),
+            steps,
+            precision: engine.precision(),
+            log_every: plan.log_every,
+            eval_every: plan.eval_every.unwrap_or(RUN_EVAL_EVERY),
+            save_every: plan.save_every.unwrap_or(RUN_EVAL_EVERY),
+            data: data.description.clone(),
+        };
+        recorder = Some(RunFolder::begin(folder, &settings, &Environment::of(engine.as_ref()), state.step)?);
+    }
+    for folder in plan.save.iter().chain(plan.keep.iter().map(|keep| &keep.folder)) {
         Checkpoint::prepare(folder)?;
     }
     let set_up_time = set_up.elapsed();
 
-    let mut report = Report { args, progress: &progress };
+    let mut report = Report { args, progress: &progress, recorder };
     report.start(engine.as_ref(), &data, &config, state.step)?;
     interruptible()?;
     progress.begin("training", plan.steps);
+    progress.update(state.step);
     let trained = train::train(engine.as_mut(), &data, &config, &plan, &mut report);
     progress.end();
-    let summary = trained?;
+    let summary = trained.inspect_err(|_| {
+        // The error that ended the training is the one to tell.
+        let _ = run.as_deref().map(super::report::of_run);
+    })?;
 
     let evaluation = Instant::now();
     progress.begin("evaluating", 0);
     let validation = train::evaluate(engine.as_mut(), &data, Split::Validation)?;
-    let test = train::evaluate(engine.as_mut(), &data, Split::Test)?;
+    let rows: Vec<u32> = (0..data.test.len() as u32).collect();
+    let scores = engine.evaluate(Split::Test, &rows)?;
+    let test = EvalReport::new(&scores, data.test.labels().iter().copied());
     progress.end();
-    let times =
-        Times { data: data_time, set_up: set_up_time, evaluation: evaluation.elapsed(), all: started.elapsed() };
-    report.done(engine.as_ref(), &data, &config, &summary, &validation, &test, &times)?;
-    if let Some(folder) = plan.save.filter(|_| !args.output.json && !args.output.quiet) {
+    let evaluation = evaluation.elapsed();
+    let reports = started.elapsed().saturating_sub(data_time + set_up_time + summary.train_time + evaluation);
+    let seconds = Seconds {
+        data: data_time.as_secs_f64(),
+        set_up: set_up_time.as_secs_f64(),
+        training: summary.train_time.as_secs_f64(),
+        evaluation: evaluation.as_secs_f64(),
+        reports: reports.as_secs_f64(),
+    };
+    report.done(engine.as_ref(), &data, &config, &summary, &validation, &test, &seconds)?;
+    let text = report.text();
+    if let Some((mut recorder, folder)) = report.recorder.zip(run.as_deref()) {
+        recorder.record(&Row::Done { time: run::now(), step: summary.steps, validation, test, seconds })?;
+        let state = engine.state()?;
+        let classify = |sequence: &Sequences| classify(&config, &state, sequence);
+        recorder.findings(&Findings::new(engine.as_mut(), &data, &scores, summary.steps, &classify)?)?;
+        let page = super::report::of_run(folder)?;
+        if text {
+            line(&format!("report      {}", page.display()))?;
+        }
+    }
+    if let Some(folder) = run.or(plan.save).filter(|_| text) {
         line(&format!("saved       {}", folder.display()))?;
     }
     Ok(())
+}
+
+/// Where a training goes on from.
+#[derive(Default)]
+struct Origin {
+    /// The run, if it is one's.
+    run: Option<PathBuf>,
+    checkpoint: Option<PathBuf>,
+}
+
+impl Origin {
+    fn of(resume: Option<&Path>) -> Self {
+        let Some(folder) = resume else { return Self::default() };
+        match run::run_of(folder) {
+            Some(run) => Self { checkpoint: Some(run.join(run::LAST)), run: Some(run) },
+            None => Self { run: None, checkpoint: Some(folder.to_owned()) },
+        }
+    }
+}
+
+/// The run's folder, if there is to be one: a new one, or that of the run which goes on.
+fn run_folder(args: &TrainArgs, resumed: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    let same = |a: &Path, b: &Path| a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a));
+    match (&args.run, resumed) {
+        (None, resumed) => Ok(resumed.filter(|_| args.save.is_none())),
+        (Some(folder), Some(resumed)) if same(folder, &resumed) => Ok(Some(resumed)),
+        (Some(folder), _) => run::check_new(folder).map(|()| Some(folder.clone())),
+    }
+}
+
+/// The probabilities of the classes for one sequence of any length, on the processor in f32.
+fn classify(config: &Config, state: &State, sequence: &Sequences) -> Result<Vec<f32>> {
+    let mut model = config.model;
+    model.dims.t = sequence.t();
+    let mut engine = CpuEngine::new(model, config.adam, Arc::new(super::nothing(model)), 1)?;
+    engine.set_state(state)?;
+    engine.predict(sequence)
 }
 
 /// What the flags say, else the checkpoint, else the defaults.
@@ -251,18 +350,11 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-struct Times {
-    data: Duration,
-    set_up: Duration,
-    evaluation: Duration,
-    /// From the first look for data to the end of the evaluation.
-    all: Duration,
-}
-
-/// Tells the user what happens, as text or as JSON.
+/// Tells the user what happens, as text or as JSON, and keeps it in the run's folder.
 struct Report<'a> {
     args: &'a TrainArgs,
     progress: &'a Shown,
+    recorder: Option<RunFolder>,
 }
 
 impl Report<'_> {
@@ -325,9 +417,8 @@ impl Report<'_> {
         summary: &Summary,
         validation: &EvalReport,
         test: &EvalReport,
-        times: &Times,
+        seconds: &Seconds,
     ) -> Result<()> {
-        let train_time = summary.train_time;
         if self.args.output.json {
             return event(
                 "done",
@@ -338,14 +429,14 @@ impl Report<'_> {
                     "validation_loss": validation.loss,
                     "steps": summary.steps,
                     "best_step": summary.best,
-                    "train_seconds": train_time.as_secs_f64(),
+                    "train_seconds": seconds.training,
                     "ms_per_step": summary.ms_per_step(),
                     "device": engine.device(),
                     "data": data.name,
                     "seed": config.seed,
-                    "data_seconds": times.data.as_secs_f64(),
-                    "setup_seconds": times.set_up.as_secs_f64(),
-                    "evaluation_seconds": times.evaluation.as_secs_f64(),
+                    "data_seconds": seconds.data,
+                    "setup_seconds": seconds.set_up,
+                    "evaluation_seconds": seconds.evaluation,
                 }),
             );
         }
@@ -368,14 +459,10 @@ impl Report<'_> {
         quality("validation", Split::Validation, validation)?;
         quality("test", Split::Test, test)?;
         if self.text() {
-            let rest = times.all.saturating_sub(times.data + times.set_up + train_time + times.evaluation);
+            let Seconds { data, set_up, training, evaluation, reports } = seconds;
             line(&format!(
-                "time        data {:.2} s, set-up {:.2} s, training {:.2} s, evaluation {:.2} s, reports and saving {:.2} s",
-                times.data.as_secs_f64(),
-                times.set_up.as_secs_f64(),
-                train_time.as_secs_f64(),
-                times.evaluation.as_secs_f64(),
-                rest.as_secs_f64(),
+                "time        data {data:.2} s, set-up {set_up:.2} s, training {training:.2} s, evaluation {evaluation:.2} s, \
+                 reports and saving {reports:.2} s",
             ))?;
         }
         Ok(())
@@ -384,18 +471,24 @@ impl Report<'_> {
 
 impl Observer for Report<'_> {
     fn step(&mut self, report: &StepReport) -> Result<()> {
+        if let Some(run) = &mut self.recorder {
+            run.record(&Row::Step { time: run::now(), report: *report })?;
+        }
         if self.json() {
             return event("step", report);
         }
         if !self.text() {
             return Ok(());
         }
-        let StepReport { step, loss, accuracy, ms_per_step, samples_per_s } = report;
+        let StepReport { step, loss, accuracy, ms_per_step, samples_per_s, .. } = report;
         let (accuracy, speed) = (percent(*accuracy), thousands(*samples_per_s as u64));
         self.progress.suspend(|| line(&format!("{step:>6}{loss:>10.4}{accuracy:>12}{ms_per_step:>10.2}{speed:>12}")))
     }
 
     fn validation(&mut self, step: u64, report: &EvalReport) -> Result<()> {
+        if let Some(run) = &mut self.recorder {
+            run.record(&Row::Eval { time: run::now(), step, report: *report })?;
+        }
         if self.json() {
             let EvalReport { accuracy, loss } = report;
             return event("eval", json!({ "step": step, "split": "validation", "accuracy": accuracy, "loss": loss }));
