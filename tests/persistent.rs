@@ -450,6 +450,7 @@ fn what_the_kernels_cannot_do_is_done_in_f32_and_told() {
     assert_eq!(old.train_steps(&rows, 3).unwrap(), f32.train_steps(&rows, 3).unwrap());
     let reason = &old.plan().unwrap().reason;
     assert!(reason.contains("in f32: bf16 needs compute capability 8.0"), "{reason}");
+    assert_eq!(old.precision(), Precision::F32);
     let refused = CudaEngine::with_precision(emulated(0), model, Adam::default(), data, Precision::Tf32);
     assert_eq!(refused.err().map(|error| error.exit_code()), Some(2));
 }

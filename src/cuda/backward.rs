@@ -4,6 +4,7 @@ use super::device::{Buffer, Device, Part};
 use super::forward::Forward;
 use super::linear::{Form, Product, Split, column_sums, product, split_product, sum_parts};
 use super::lstm::{BackwardStep, From, backward_step};
+use super::sequence::{BackwardSteps, Sequence};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::model::Model;
@@ -63,14 +64,28 @@ impl<D: Device> Backward<D> {
         &self.gradient
     }
 
-    /// From `dlogits` to the gradient. `forward` must hold the same batch.
+    /// From `dlogits` to the gradient. `forward` must hold the same batch. All steps run in one launch if there are kernels for
+    /// that, whose weights must be packed.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn run(&self, device: &D, weights: &Weights<D>, forward: &Forward<D>) -> Result<()> {
+    pub fn run(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        in_one_launch: Option<&Sequence<D>>,
+        forward: &Forward<D>,
+    ) -> Result<()> {
         self.head(device, weights, forward)?;
-        self.steps(device, weights, forward)?;
+        match in_one_launch {
+            Some(lstm) => {
+                let (steps, batch, (gates, c)) = (self.dims.t, self.batch, forward.kept());
+                let (dh_last, da) = (self.dh_last.all(), self.da.all());
+                lstm.backward(device, &BackwardSteps { steps, batch, gates, c, dh_last, da })?;
+            }
+            None => self.steps(device, weights, forward)?,
+        }
         self.recurrent_weights(device, weights, forward)?;
         self.input_weights(device, weights, forward)
     }
