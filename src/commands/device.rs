@@ -48,7 +48,6 @@ impl Chosen {
     /// The engine, holding `data`.
     pub fn engine(self, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
         Ok(match self {
-
             Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
             Self::Cuda { driver, precision, activations } => {
