@@ -288,7 +288,7 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "inputs are fetched before they are there",
         "before it is written to.\n    meet();",
         "before it is written to.",
-        "race",
+        "may not have started",
     ),
     bug(
         "persistent/lstm.cu",
@@ -302,7 +302,7 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "an input comes into the place of one in use",
         "share, t + X_SLOTS - 1, T);\n#pragma",
         "share, t + X_SLOTS, T);\n#pragma",
-        "race",
+        "uninitialised memory",
     ),
     bug(
         "persistent/lstm.cu",
@@ -337,14 +337,14 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "no barrier before the head",
         "h_last, c_last}, share, B, T, H);\n    meet();",
         "h_last, c_last}, share, B, T, H);",
-        "race",
+        "uninitialised memory",
     ),
     bug(
         "persistent/lstm.cu",
         "no barrier before the loss",
         "head_forward(shared, w_out, b_out, share, H, K);\n    meet();\n    score_rows(shared, logits, loss, predicted, batch_labels,",
         "head_forward(shared, w_out, b_out, share, H, K);\n    score_rows(shared, logits, loss, predicted, batch_labels,",
-        "race",
+        "uninitialised memory",
     ),
     bug(
         "persistent/lstm.cu",
