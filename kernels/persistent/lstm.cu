@@ -12,7 +12,7 @@
 //          w_out, b_out      f32 [H,K], [K]
 //          bytes or floats   [N,T,I], the other one null; bytes go into the product as they are, their scale is in the weights
 //          labels            u32 [N]
-//          rows, turn        u32 [S,B], [1]: the batch is rows[turn]
+//          rows, turn        u32 [S,M,B], [1]: the batch of a model is rows[turn, model]
 // Outputs  hx, da            see layout.cuh; of rows beyond B, da is zero
 //          logits            f32 [B,K]
 //          loss, predicted, batch_labels  f32, u32, u32 [B]
@@ -20,10 +20,10 @@
 //          h_last, c_last    f32 [B,H], or null
 // Scratch  saved_gates       f16 [tiles][T][SAVED] of uint4: i, f, g, o of a lane's unit and two rows
 //          saved_cells       f16 [tiles][T][SAVED] of uint2: c, tanh(c); each thread reads back what it wrote itself
-// Launch   grid ceil(B / 8), block THREADS = 2 · UNITS
+// Launch   grid (ceil(B / 8), M), block THREADS = 2 · UNITS
 // Shared   HEAD_LOGITS + 32 · K bytes, dynamic
-// Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da below 2^30 words of
-//          4 bytes
+// Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da of a model below
+//          2^30 words of 4 bytes; model_size numbers are a model's parameters
 // Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32. tanh.approx.
 // Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits
 // CPU twin reference::rounded
@@ -381,10 +381,17 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
                 const u32* __restrict__ turn, u32* hx, u32* __restrict__ da, uint4* saved_gates, uint2* saved_cells,
                 float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted,
                 u32* __restrict__ batch_labels, float* __restrict__ head_parts, float* __restrict__ h_last,
-                float* __restrict__ c_last, int B, int T, int I, int H, int K) {
+                float* __restrict__ c_last, int B, int T, int I, int H, int K, int model_size) {
     extern __shared__ __align__(16) unsigned char shared[];
+    const size_t model = blockIdx.y, tiles = (B + TILE_ROWS - 1) / TILE_ROWS;
+    forward_weights += model * (FORWARD_NUMBERS / 8), backward_weights += model * (BACKWARD_NUMBERS / 8);
+    w_out += model * model_size, b_out += model * model_size;
+    hx += model * (T + 1) * tiles * HX_WORDS, da += model * T * tiles * DA_WORDS;
+    saved_gates += model * tiles * T * SAVED, saved_cells += model * tiles * T * SAVED;
+    logits += model * B * K, loss += model * B, predicted += model * B, batch_labels += model * B;
+    head_parts += model * tiles * (H + 1) * K;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row0 = blockIdx.x * TILE_ROWS;
-    const u32* batch = rows + (size_t)*turn * B;
+    const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;
     convert_inputs(hx, bytes, floats, batch, B, T, I);
     // The copies of the first steps read what other threads wrote.
     __syncthreads();
@@ -398,7 +405,7 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
             for (int e = 0; e < 2; e++) {
                 const int unit = warp * WARP_UNITS + group * TILE_ROWS + lane / 4, n = lane % 4 * 2 + e;
                 if (unit >= H || row0 + n >= B) continue;
-                const size_t at = (size_t)(row0 + n) * H + unit;
+                const size_t at = (model * B + row0 + n) * H + unit;
                 h_last[at] = ((const float*)(shared + HEAD_H))[n * UNITS + unit];
                 c_last[at] = cells[group][e];
             }

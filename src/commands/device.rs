@@ -47,6 +47,25 @@ impl Chosen {
     }
 }
 
+/// A GPU's engine for as many of the models with these optimizers as can train at the same time.
+#[cfg(feature = "cuda")]
+pub fn side_by_side(
+    args: &DeviceArgs,
+    model: Model,
+    adams: &[Adam],
+    data: Arc<Dataset>,
+    batch: usize,
+) -> Result<CudaEngine<Driver>> {
+    match Chosen::open(args)? {
+        Chosen::Cuda { driver, precision } => CudaEngine::side_by_side(*driver, model, adams, data, precision, batch),
+        Chosen::Cpu { .. } => Err(Error::Device {
+            device: "cuda".into(),
+            found: "the GPU that was there is gone".into(),
+            remedy: "run `fused-lstm doctor`".into(),
+        }),
+    }
+}
+
 impl From<PrecisionName> for Precision {
     fn from(name: PrecisionName) -> Self {
         match name {

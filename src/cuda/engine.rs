@@ -5,6 +5,9 @@
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
 //! Which kernels train is planned for each size of batch ([`super::plan`]). Whatever scores and predicts is in f32.
+//!
+//! An engine may hold several models of the same sizes, which train side by side in the same launches
+//! ([`CudaEngine::side_by_side`]); whatever is asked of an [`Engine`] is then about the one that was chosen.
 
 use super::adam::{self, Update};
 use super::backward::Backward;
@@ -28,6 +31,8 @@ use std::sync::Arc;
 const STEPS_AT_ONCE: usize = 64;
 /// Most sequences that are scored at a time.
 const SCORE_AT_ONCE: usize = 1024;
+/// Most blocks of a grid along its second axis, along which models lie.
+const MOST_BLOCKS: usize = 65_535;
 /// Sizes and offsets of kernels are counted in 31 bits, tiles included.
 const MOST: usize = (1 << 31) - 256;
 
@@ -36,18 +41,35 @@ pub struct CudaEngine<D: Device> {
     device: D,
     limits: Limits,
     model: Model,
-    adam: Adam,
     precision: Precision,
     /// Of the batches that were trained last, and the kernels loaded for it.
     plan: Option<Plan>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
-    weights: Weights<D>,
+    /// Of each model, one after the other.
+    weights: Vec<Weights<D>>,
+    /// What else is known of each.
+    trainees: Vec<Trainee>,
+    /// The model that calls are about.
+    chosen: usize,
+    training: Option<Training<D>>,
+    scoring: Option<Scoring<D>>,
+}
+
+/// What is known of a model here.
+#[derive(Clone, Copy)]
+struct Trainee {
+    adam: Adam,
+    /// Steps done.
     step: u64,
     /// Whether the folded weights are those of the parameters.
     folded: bool,
-    training: Option<Training<D>>,
-    scoring: Option<Scoring<D>>,
+}
+
+impl Trainee {
+    fn new(adam: &Adam) -> Self {
+        Self { adam: *adam, step: 0, folded: false }
+    }
 }
 
 /// What a pass forward and backward needs besides the weights.
@@ -66,15 +88,15 @@ enum Work<D: Device> {
 struct Training<D: Device> {
     batch: usize,
     work: Work<D>,
-    /// Batches of the next steps, `[S,B]`.
+    /// Batches of the next steps of the M models, `[S,M,B]`.
     rows: Buffer<D, u32>,
-    /// `[S]`
+    /// `[S,M]`
     step_sizes: Buffer<D, f32>,
     /// Which of the S steps is next, `[1]`.
     turn: Buffer<D, u32>,
-    /// `[S]`
+    /// `[S,M]`
     mean_loss: Buffer<D, f32>,
-    /// `[S]`
+    /// `[S,M]`
     correct: Buffer<D, u32>,
     clip: Option<Clip<D>>,
     /// Whether the weights are packed as they are, where they need to be.
@@ -113,10 +135,12 @@ impl<D: Device> Pass<D> {
 }
 
 impl<D: Device> Work<D> {
-    fn new(device: &D, dims: Dims, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
+    fn new(device: &D, dims: Dims, batch_and_models: (usize, usize), family: Family, limits: &Limits) -> Result<Self> {
         match family {
-            Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch)?)),
-            Family::Persistent(variant) => Ok(Self::Persistent(Persistent::new(device, dims, variant, batch, limits)?)),
+            Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch_and_models.0)?)),
+            Family::Persistent(variant) => {
+                Ok(Self::Persistent(Persistent::new(device, dims, variant, batch_and_models, limits)?))
+            }
         }
     }
 
@@ -146,20 +170,29 @@ impl<D: Device> Work<D> {
 }
 
 impl<D: Device> Training<D> {
-    fn new(device: &D, model: Model, adam: &Adam, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
-        let n = model.layout().len();
+    /// For as many models as there are trainees, whose optimizers differ in their learning rates alone.
+    fn new(
+        device: &D,
+        model: Model,
+        trainees: &[Trainee],
+        batch: usize,
+        family: Family,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let (n, models, Trainee { adam, .. }) = (model.layout().len(), trainees.len(), trainees[0]);
+        let steps = STEPS_AT_ONCE * models;
         let clip = |max_norm| {
             let parts = Buffer::new(device, "norm parts", adam::norm_parts(n))?;
             Ok(Clip { max_norm, parts, factor: Buffer::new(device, "clip factor", 1)? })
         };
         Ok(Self {
             batch,
-            work: Work::new(device, model.dims, batch, family, limits)?,
-            rows: Buffer::new(device, "rows", STEPS_AT_ONCE * batch)?,
-            step_sizes: Buffer::new(device, "step sizes", STEPS_AT_ONCE)?,
+            work: Work::new(device, model.dims, (batch, models), family, limits)?,
+            rows: Buffer::new(device, "rows", steps * batch)?,
+            step_sizes: Buffer::new(device, "step sizes", steps)?,
             turn: Buffer::new(device, "turn", 1)?,
-            mean_loss: Buffer::new(device, "mean loss", STEPS_AT_ONCE)?,
-            correct: Buffer::new(device, "correct", STEPS_AT_ONCE)?,
+            mean_loss: Buffer::new(device, "mean loss", steps)?,
+            correct: Buffer::new(device, "correct", steps)?,
             clip: adam.grad_clip.map(clip).transpose()?,
             packed: false,
             graph: None,
@@ -167,11 +200,12 @@ impl<D: Device> Training<D> {
     }
 
     /// One training iteration: everything from the batch's rows to the next turn.
-    fn iterate(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
+    fn iterate(&self, device: &D, weights: &[Weights<D>], sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
         let (batch, turn) = (self.batch, self.turn.all());
         let rows_and_turn = (self.rows.all(), turn);
         match &self.work {
             Work::PerStep(Pass { forward, backward }) => {
+                let [weights] = weights else { unreachable!("these kernels train one model") };
                 weights.update_fold(device)?;
                 forward.run(device, weights, sequences, rows_and_turn, batch)?;
                 forward.score(device, Some(backward.dlogits()), batch)?;
@@ -187,7 +221,7 @@ impl<D: Device> Training<D> {
                     persistent.update(device, weights, &step)?;
                 } else {
                     persistent.add_gradient(device, weights)?;
-                    self.update(device, weights, adam)?;
+                    self.update(device, &weights[0], adam)?;
                     persistent.pack_recurrent(device, weights)?;
                 }
                 persistent.fold(device, weights, sequences, Some(turn))
@@ -270,28 +304,108 @@ impl<D: Device> CudaEngine<D> {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
             return Err(Error::usage("model sizes", found, "choose smaller ones"));
         }
-        let mut weights = Weights::new(&device, model)?;
-        weights.upload(&device, &State::new(vec![0.0; n]))?;
         let limits = device.limits()?;
         // A precision that no kernels have is refused now, and not when training starts.
         Plan::new(model.dims, 1, precision, &limits)?;
-        let (splits, step, folded) = ([None, None, None], 0, false);
-        let (plan, training, scoring) = (None, None, None);
-        Ok(Self {
+        let mut engine = Self {
             device,
             limits,
             model,
-            adam,
             precision,
-            plan,
+            plan: None,
             data,
-            splits,
-            weights,
-            step,
-            folded,
-            training,
-            scoring,
-        })
+            splits: [None, None, None],
+            weights: Vec::new(),
+            trainees: Vec::new(),
+            chosen: 0,
+            training: None,
+            scoring: None,
+        };
+        engine.hold(vec![Trainee::new(&adam)])?;
+        Ok(engine)
+    }
+
+    /// An engine for models that train side by side on batches of that size, one for each of `adams`, or for the first of them: as
+    /// many as the device has room for, and one where it cannot do more at once, of which [`CudaEngine::alone`] tells why. Each
+    /// becomes, to the bit, what it becomes alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CudaEngine::with_precision`].
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or if they differ in more than their learning rates.
+    pub fn side_by_side(
+        device: D,
+        model: Model,
+        adams: &[Adam],
+        data: Arc<Dataset>,
+        precision: Precision,
+        batch: usize,
+    ) -> Result<Self> {
+        let same = |adam: &Adam| Adam { learning_rate: 0.0, ..*adam };
+        assert!(adams.iter().all(|adam| same(adam) == same(&adams[0])), "only learning rates differ");
+        let mut engine = Self::with_precision(device, model, adams[0], data, precision)?;
+        if adams.len() > 1 {
+            let trainees: Vec<_> = adams.iter().map(Trainee::new).collect();
+            let count = engine.most_models(&trainees, batch)?;
+            if count > 1 {
+                engine.weights.clear();
+                engine.hold(trainees[..count].to_vec())?;
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Takes models in, with all parameters zero.
+    fn hold(&mut self, trainees: Vec<Trainee>) -> Result<()> {
+        self.weights = Weights::side_by_side(&self.device, self.model, trainees.len())?;
+        let zeros = State::new(vec![0.0; self.model.layout().len()]);
+        self.weights.iter_mut().try_for_each(|weights| weights.upload(&self.device, &zeros))?;
+        self.trainees = trainees;
+        Ok(())
+    }
+
+    /// How many of the models can train side by side, 1 or more.
+    fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
+        let family = self.prepare_plan(batch)?;
+        let Family::Persistent(variant) = family else { return Ok(1) };
+        if trainees[0].adam.grad_clip.is_some() {
+            return Ok(1);
+        }
+        let most = trainees.len().min(MOST_BLOCKS / variant.gradient_row_blocks());
+        let room = self.room()?;
+        let fits = |count: usize| -> Result<bool> {
+            let weights = Estimate::of(|estimate| Weights::side_by_side(estimate, self.model, count))?;
+            let training = self.training_bytes(&trainees[..count], batch, family)?;
+            Ok(room.is_none_or(|room| room >= weights + training))
+        };
+        Ok(largest(most, fits)?.max(1))
+    }
+
+    /// How many models the engine holds.
+    pub fn models(&self) -> usize {
+        self.trainees.len()
+    }
+
+    /// Why a model cannot train side by side with others, where that is not for want of memory.
+    pub fn alone(&self) -> Option<String> {
+        match &self.plan {
+            Some(Plan { family: Family::PerStep, reason }) => Some(reason.clone()),
+            _ if self.trainees[0].adam.grad_clip.is_some() => Some("gradients are clipped".into()),
+            _ => None,
+        }
+    }
+
+    /// Chooses the model that the calls of [`Engine`] are about.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such model.
+    pub fn choose(&mut self, model: usize) {
+        assert!(model < self.models(), "model {model} of {}", self.models());
+        self.chosen = model;
     }
 
     /// Which kernels train, and why; none before the first training step.
@@ -336,21 +450,21 @@ impl<D: Device> CudaEngine<D> {
         let family = self.prepare_plan(batch)?;
         self.check_room(batch, family)?;
         self.load(Split::Train)?;
-        let mut training = Training::new(&self.device, self.model, &self.adam, batch, family, &self.limits)?;
+        let mut training = Training::new(&self.device, self.model, &self.trainees, batch, family, &self.limits)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
-        let (device, weights, adam) = (&self.device, &self.weights, &self.adam);
+        let (device, weights, adam) = (&self.device, &self.weights, &self.trainees[0].adam);
         let graph = device.capture(&mut || training.iterate(device, weights, sequences, adam))?;
         training.graph = Some(graph);
         self.training = Some(training);
         Ok(())
     }
 
-    /// Bytes on the device that training with such batches takes, and scoring on the way and at the end; the model and the
+    /// Bytes on the device that training these models with such batches takes, and scoring on the way and at the end; parameters and
     /// data are not counted.
-    fn training_bytes(&self, batch: usize, family: Family) -> Result<u64> {
+    fn training_bytes(&self, trainees: &[Trainee], batch: usize, family: Family) -> Result<u64> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
-            Training::new(estimate, self.model, &self.adam, batch, family, &self.limits)?;
+            Training::new(estimate, self.model, trainees, batch, family, &self.limits)?;
             Scoring::new(estimate, self.model.dims, at_once)
         })
     }
@@ -362,25 +476,27 @@ impl<D: Device> CudaEngine<D> {
         splits.map(|split| gather::bytes(self.data.split(split))).sum()
     }
 
+    /// Bytes that there are for models, training and scoring, where anybody knows.
+    fn room(&self) -> Result<Option<u64>> {
+        let free = self.device.free_bytes()?;
+        // Contexts, code and fragments of memory take their part.
+        Ok(free.map(|free| (free - free / 20).saturating_sub(self.data_bytes())))
+    }
+
     /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
     fn check_room(&self, batch: usize, family: Family) -> Result<()> {
         let Dims { t, i, h, k, .. } = self.model.dims;
         let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
-        let free = self.device.free_bytes()?;
-        // Contexts, code and fragments of memory take their part.
-        let room = free.map(|free| (free - free / 20).saturating_sub(self.data_bytes()));
+        let room = self.room()?;
         let is_counted = |batch: usize| batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
         let fits = |batch: usize| -> Result<bool> {
-            Ok(is_counted(batch) && (room.is_none() || room >= Some(self.training_bytes(batch, family)?)))
+            Ok(is_counted(batch)
+                && (room.is_none() || room >= Some(self.training_bytes(&self.trainees, batch, family)?)))
         };
         if fits(batch)? {
             return Ok(());
         }
-        let (mut good, mut bad) = (0, batch);
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
-        }
+        let good = largest(batch - 1, fits)?;
         let found = match room {
             Some(room) if is_counted(batch) => {
                 let (room, unit) =
@@ -403,17 +519,47 @@ impl<D: Device> CudaEngine<D> {
             self.scoring = None;
             self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch)?);
         }
-        if !self.folded {
-            self.weights.update_fold(&self.device)?;
-            self.folded = true;
+        if !self.trainees[self.chosen].folded {
+            self.weights[self.chosen].update_fold(&self.device)?;
+            self.trainees[self.chosen].folded = true;
         }
         Ok(())
     }
 
-    /// Trains one step for each batch of `rows`, at most [`STEPS_AT_ONCE`].
+    /// Trains every model one step for each `batch` of its rows, all models as many steps. What is the same for each model alone is
+    /// the same here.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many lists of rows as models, or not of one length, or if a row is not there.
+    pub fn train_side_by_side(&mut self, rows: &[&[u32]], batch: usize) -> Result<Vec<Vec<StepMetrics>>> {
+        assert_eq!(rows.len(), self.models(), "rows of each model");
+        let steps = rows[0].len() / batch;
+        assert!(rows.iter().all(|rows| rows.len() / batch == steps), "steps of all models");
+        rows.iter().for_each(|rows| check_rows(rows, self.data.train.len()));
+        self.prepare_training(batch)?;
+        let mut metrics = vec![Vec::with_capacity(steps); rows.len()];
+        for first in (0..steps).step_by(STEPS_AT_ONCE) {
+            let some = first..steps.min(first + STEPS_AT_ONCE);
+            let of_step = |step: usize| rows.iter().flat_map(move |rows| &rows[step * batch..][..batch]);
+            let together: Vec<u32> = some.flat_map(of_step).copied().collect();
+            for step in self.train_some(&together, batch)?.chunks(rows.len()) {
+                metrics.iter_mut().zip(step).for_each(|(metrics, step)| metrics.push(*step));
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// Trains one step for each batch of `rows` `[S,M,B]`, S at most [`STEPS_AT_ONCE`]; gives metrics `[S,M]`.
     fn train_some(&mut self, rows: &[u32], batch: usize) -> Result<Vec<StepMetrics>> {
-        let (steps, first) = (rows.len() / batch, self.step + 1);
-        let step_sizes: Vec<f32> = (0..steps as u64).map(|n| self.adam.step_size(first + n) as f32).collect();
+        let results = rows.len() / batch;
+        let steps = results / self.models();
+        let sizes_of = |n| self.trainees.iter().map(move |one| one.adam.step_size(one.step + 1 + n) as f32);
+        let step_sizes: Vec<f32> = (0..steps as u64).flat_map(sizes_of).collect();
         let (Some(training), device) = (&mut self.training, &self.device) else { unreachable!("prepared before") };
         training.rows.upload(device, rows)?;
         training.step_sizes.upload(device, &step_sizes)?;
@@ -425,13 +571,13 @@ impl<D: Device> CudaEngine<D> {
             training.packed = true;
         }
         let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
-        self.folded = false;
+        self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
         for _ in 0..steps {
             device.replay(graph)?;
         }
-        let loss = training.mean_loss.download(device, steps)?;
-        let correct = training.correct.download(device, steps)?;
-        self.step += steps as u64;
+        let loss = training.mean_loss.download(device, results)?;
+        let correct = training.correct.download(device, results)?;
+        self.trainees.iter_mut().for_each(|trainee| trainee.step += steps as u64);
         Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
     }
 
@@ -439,8 +585,18 @@ impl<D: Device> CudaEngine<D> {
     fn forward(&self, sequences: &DeviceSequences<D>, scoring: &mut Scoring<D>, rows: &[u32]) -> Result<()> {
         scoring.rows.upload(&self.device, rows)?;
         let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
-        scoring.forward.run(&self.device, &self.weights, sequences, rows_and_turn, rows.len())
+        scoring.forward.run(&self.device, &self.weights[self.chosen], sequences, rows_and_turn, rows.len())
     }
+}
+
+/// The largest of 1 to `most` that fits, if all that are smaller fit as well; 0 if none does.
+fn largest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let (mut good, mut bad) = (0, most + 1);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
+    }
+    Ok(good)
 }
 
 /// Refuses rows that are not there: a kernel would read whatever lies beside the data.
@@ -473,13 +629,14 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn state(&mut self) -> Result<State> {
-        self.weights.download(&self.device, self.step)
+        self.weights[self.chosen].download(&self.device, self.trainees[self.chosen].step)
     }
 
     fn set_state(&mut self, state: &State) -> Result<()> {
-        assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
-        self.weights.upload(&self.device, state)?;
-        (self.step, self.folded) = (state.step, false);
+        let (weights, trainee) = (&mut self.weights[self.chosen], &mut self.trainees[self.chosen]);
+        assert_eq!(state.parameters.len(), weights.parameters.len(), "a state of another model");
+        weights.upload(&self.device, state)?;
+        (trainee.step, trainee.folded) = (state.step, false);
         if let Some(training) = &mut self.training {
             training.packed = false;
         }
@@ -491,14 +648,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {
-        check_rows(rows, self.data.train.len());
-        let rows = &rows[..rows.len() / batch_size * batch_size];
-        self.prepare_training(batch_size)?;
-        let mut metrics = Vec::with_capacity(rows.len() / batch_size);
-        for rows in rows.chunks(STEPS_AT_ONCE * batch_size) {
-            metrics.extend(self.train_some(rows, batch_size)?);
-        }
-        Ok(metrics)
+        Ok(self.train_side_by_side(&[rows], batch_size)?.remove(0))
     }
 
     fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
@@ -549,10 +699,11 @@ impl<D: Device> Engine for CudaEngine<D> {
         let rows = Buffer::from_slice(device, "rows", &rows)?;
         let turn = Buffer::from_slice(device, "turn", &[0u32])?;
         let dx = Buffer::new(device, "dx", n * t * i)?;
-        let work = Work::new(device, self.model.dims, n, family, &self.limits)?;
-        self.weights.update_fold(device)?;
-        self.folded = true;
-        let weights = &self.weights;
+        let work = Work::new(device, self.model.dims, (n, 1), family, &self.limits)?;
+        let alone = std::slice::from_ref(&self.weights[self.chosen]);
+        let weights = &alone[0];
+        weights.update_fold(device)?;
+        self.trainees[self.chosen].folded = true;
         let (logits, h_last, c_last) = match &work {
             Work::PerStep(Pass { forward, backward }) => {
                 forward.run(device, weights, &sequences, (rows.all(), turn.all()), n)?;
@@ -566,10 +717,10 @@ impl<D: Device> Engine for CudaEngine<D> {
                 let [h_last, c_last] = ["h_last", "c_last"].map(|name| Buffer::new(device, name, n * h));
                 let (h_last, c_last, da) = (h_last?, c_last?, Buffer::new(device, "da f32", n * t * 4 * h)?);
                 let last = Some((h_last.all(), c_last.all()));
-                persistent.pack(device, weights, &sequences)?;
-                persistent.run(device, weights, &sequences, (rows.all(), turn.all()), last)?;
-                persistent.add_gradient(device, weights)?;
-                persistent.inputs(device, weights, da.all(), dx.all())?;
+                persistent.pack(device, alone, &sequences)?;
+                persistent.run(device, alone, &sequences, (rows.all(), turn.all()), last)?;
+                persistent.add_gradient(device, alone)?;
+                persistent.inputs(device, alone, da.all(), dx.all())?;
                 (persistent.logits(), h_last.download(device, n * h)?, c_last.download(device, n * h)?)
             }
         };

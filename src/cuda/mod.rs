@@ -20,6 +20,7 @@
 //! | [`variant`], [`persistent`] | the persistent kernels: sizes they are compiled for, buffers and launches |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
+//! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
 //! | [`micro`] | latencies and rates of a GPU, by kernels of their own |
 //! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
@@ -53,6 +54,7 @@ pub mod profile;
 pub mod profiled;
 pub mod program;
 pub mod resources;
+pub mod side_by_side;
 pub mod softmax_xent;
 pub mod sources;
 pub mod tiles;

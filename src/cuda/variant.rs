@@ -144,6 +144,11 @@ impl Variant {
         2 * fragments.div_ceil(2 * blocks) * 16
     }
 
+    /// Blocks that its rows take.
+    pub fn gradient_row_blocks(&self) -> usize {
+        self.gradient_rows().div_ceil(self.gradient_block_rows())
+    }
+
     /// Dynamic shared memory of a block of `persistent_lstm`, in bytes, for K classes.
     pub fn shared_bytes(&self, classes: usize) -> usize {
         let weights = |tiles: usize| tiles * self.warps() * FRAGMENT_BYTES;
