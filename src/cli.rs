@@ -43,7 +43,8 @@ pub enum Command {
     /// Train all combinations of seeds and settings side by side, and compare them
     ///
     /// Each training gives to the bit what `train` gives for its settings. On the processor there are as many at a time as
-    /// threads.
+    /// threads. On a GPU with --precision bf16 those of one size and batch go through the same launches, as many at a time as its
+    /// memory holds; in f32 or with --grad-clip one goes after the other, and the report says so.
     Sweep(Box<SweepArgs>),
     /// Fetch MNIST, or tell what data there is
     Data(DataCommandArgs),
@@ -162,10 +163,19 @@ pub struct DeviceArgs {
     /// bf16 is faster, rounds to 8 bits, and needs a processor with AVX512-BF16.
     #[arg(long, value_enum, default_value = "auto")]
     pub precision: PrecisionName,
+    /// Sigmoid and tanh on a GPU in bf16: accurate, or fast, by the GPU's own approximation to 11 bits
+    #[arg(long, value_enum, default_value = "accurate")]
+    pub activations: ActivationsName,
     /// Compile the kernels of a GPU anew, and do not keep them for the next start
     #[arg(long)]
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub no_cache: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ActivationsName {
+    Accurate,
+    Fast,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

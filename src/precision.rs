@@ -16,6 +16,17 @@ pub enum Precision {
     Bf16,
 }
 
+/// How the LSTM's sigmoid and tanh are computed where products are in bf16 on a GPU; everything else has only the accurate
+/// form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// Errors below 3e-7 of their range.
+    #[default]
+    Accurate,
+    /// By the GPU's own `tanh.approx`: errors up to 5e-4, and fewer instructions.
+    Fast,
+}
+
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -841,6 +841,11 @@ fn products_in_bf16_are_told_or_refused() {
     ] {
         run.fails_in_one_line(4, &["--precision tf32", name, "--precision f32"]);
     }
+    // Fast activations are part of one thing, and nothing is left out in silence.
+    for flags in ["--device cpu", "--precision f32", "--device cpu --precision bf16", "--device cuda"] {
+        let parts = ["--activations fast", "only the GPU's kernels in bf16", "leave it out"];
+        folder.run(&format!("{small} --activations fast {flags}")).fails_in_one_line(2, &parts);
+    }
     folder.run_plain(&format!("{bench} --precision f16")).fails_as_misuse(&["--precision", "auto, f32, tf32, bf16"]);
 }
 

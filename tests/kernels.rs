@@ -10,7 +10,11 @@ use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sources;
-use fused_lstm::cuda::{device::Limits, find, kept, kept_variants, variant::Variant};
+use fused_lstm::cuda::{
+    device::Limits,
+    find, kept, kept_variants,
+    variant::{Division, Variant},
+};
 use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use std::fs;
@@ -88,7 +92,7 @@ fn compiled_variants(nvrtc: &Nvrtc) -> &'static [OfModel] {
     let of = |(h, i): (usize, usize), (architecture, kilobytes): (&str, u32)| {
         let dims = Dims { t: 28, i, p: h, h, k: 10 };
         let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };
-        let variant = Variant::new(dims, &limits).ok()?;
+        let variant = Variant::new(dims, Division::ONE, &limits).ok()?;
         Some((variant, Kernels::compile_variant(nvrtc, &variant, architecture).unwrap()))
     };
     COMPILED.get_or_init(|| {

@@ -79,7 +79,8 @@ fn alone(job: &Job, settings: &Settings) -> Seen {
 }
 
 fn engine_of(device: Emulated, job: &Job, adams: &[Adam]) -> CudaEngine<Emulated> {
-    CudaEngine::side_by_side(device, job.model, adams, job.data.clone(), Precision::Bf16, job.batch).unwrap()
+    let engine = CudaEngine::with_precision(device, job.model, adams[0], job.data.clone(), Precision::Bf16).unwrap();
+    engine.with_models(adams, job.batch).unwrap()
 }
 
 fn together(job: &Job, all: &[Settings], schedule: u64) -> Vec<Seen> {
@@ -198,8 +199,8 @@ fn as_many_train_at_once_as_fit() {
 fn what_cannot_train_side_by_side_trains_alone_and_says_why() {
     let job = job([13, 5, 7, 9, 30, 10], false, 132);
     let of = |adam: Adam, precision, device| {
-        let engine = CudaEngine::side_by_side(device, job.model, &[adam; 4], job.data.clone(), precision, job.batch);
-        let engine = engine.unwrap();
+        let engine = CudaEngine::with_precision(device, job.model, adam, job.data.clone(), precision).unwrap();
+        let engine = engine.with_models(&[adam; 4], job.batch).unwrap();
         (engine.models(), engine.alone().unwrap_or_default())
     };
     let clipped = Adam { grad_clip: Some(1.0), ..Adam::default() };

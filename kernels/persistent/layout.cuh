@@ -1,17 +1,21 @@
 // layout: how the persistent kernels lay out a model, and the sizes that are fixed when they are compiled.
 //
-// The program puts five lines before this text, chosen for the model and the GPU (src/cuda/variant.rs):
+// The program puts eight lines before this text, chosen for the model and the GPU (src/cuda/variant.rs):
 //
 //     VARIANT_UNITS            hidden units, padded to a multiple of 16: a warp owns 16 of them
 //     VARIANT_INPUTS           inputs of a step and 3 for the bias, padded to a multiple of 16
 //     VARIANT_FORWARD_SHARED   of the forward weights' tiles along k, how many lie in shared memory; the others in registers
 //     VARIANT_BACKWARD_SHARED  the same of the backward weights' tiles
 //     VARIANT_CHAINS           chains of sums of a forward product, 1 or 2
+//     VARIANT_FAST_ACTIVATIONS 0 or 1, see transcendental.cuh
+//     VARIANT_TILES            tiles of the batch that a block owns; in each step it takes one after the other
+//     VARIANT_CLUSTER          blocks that share tiles, each with its part of the units; a power of 2 up to 8, and from 2 on a
+//                              cluster, which needs sm_90
 //
-// A block owns a tile of 8 rows of the batch. Whatever it holds of a step lies as [row of the matrix][8 rows of the batch] in
-// bf16, 16 bytes for each row of the matrix: that is what a lane's results fill in one store of 4 bytes, 128 bytes together for
-// a warp, what ldmatrix reads as an operand of the recurrent products, and what it reads as operands of the weight gradients'.
-// Everything that is padded is zero, so that it adds nothing to anything.
+// A tile is 8 rows of the batch. Neither of the last two constants changes a bit of any result. What there is of a tile and a step
+// lies as [row of the matrix][8 rows of the batch] in bf16, 16 bytes for each row of the matrix: that is what a lane's results
+// fill in one store of 4 bytes, 128 bytes together for a warp, what ldmatrix reads as an operand of the recurrent products, and
+// what it reads as operands of the weight gradients'. Everything that is padded is zero, so that it adds nothing to anything.
 //
 // Gate rows stand in tiles of 8 units: row (u / 8) · 32 + gate · 8 + u % 8 for unit u. So one lane's results are all four
 // gates of its own units, and cells never leave registers.
@@ -28,14 +32,16 @@
 
 constexpr int GATES = 4;
 constexpr int GATE_I = 0, GATE_F = 1, GATE_G = 2, GATE_O = 3;
-constexpr int TILE_ROWS = 8;    // rows of the batch of one block
+constexpr int TILE_ROWS = 8;    // rows of the batch of one tile
 constexpr int WARP_UNITS = 16;  // hidden units of a warp, in two groups of 8: a lane has one unit of each
 constexpr int GROUPS = 2;
 constexpr int DEPTH = 16;       // summands of one tensor-core instruction
 constexpr int BIAS_PARTS = 3;
 
 constexpr int UNITS = VARIANT_UNITS, INPUTS = VARIANT_INPUTS;
-constexpr int WARPS = UNITS / WARP_UNITS, THREADS = WARPS * WARP;
+constexpr int TILES = VARIANT_TILES, CLUSTER = VARIANT_CLUSTER;
+constexpr int WARPS = UNITS / WARP_UNITS;                    // of all blocks that share a tile
+constexpr int BLOCK_WARPS = WARPS / CLUSTER, THREADS = BLOCK_WARPS * WARP;
 constexpr int INPUT_TILES = INPUTS / DEPTH;                  // tiles of DEPTH summands, x first
 constexpr int FORWARD_TILES = INPUT_TILES + UNITS / DEPTH;
 constexpr int BACKWARD_TILES = GATES * UNITS / DEPTH;
@@ -45,6 +51,7 @@ constexpr int BACKWARD_CHAINS = 4;
 static_assert(UNITS % WARP_UNITS == 0 && INPUTS % DEPTH == 0 && UNITS > 0 && INPUTS > 0, "whole tiles");
 static_assert(FORWARD_SHARED < FORWARD_TILES && BACKWARD_SHARED < BACKWARD_TILES, "some tiles lie in registers");
 static_assert(BACKWARD_SHARED % 2 == 0, "backward tiles are loaded in pairs");
+static_assert(WARPS % CLUSTER == 0, "each block of a cluster owns as many units");
 
 constexpr int ROW_BYTES = TILE_ROWS * 2;                     // of one row of a matrix
 constexpr int ROW_WORDS = ROW_BYTES / 4;
@@ -86,12 +93,14 @@ DEVICE int gate_row(int gate, int unit) {
 
 // Shared memory of persistent_lstm, in bytes. Forward and backward use the same space, one after the other.
 constexpr int FRAGMENT_BYTES = 16 * WARP;                    // a tile of weights of one warp
-constexpr int FORWARD_H = 0;                                 // h [2][UNITS][8]
-constexpr int FORWARD_X = FORWARD_H + 2 * UNITS * ROW_BYTES; // x [X_SLOTS][INPUTS][8]
-constexpr int FORWARD_WEIGHTS = FORWARD_X + X_SLOTS * INPUTS * ROW_BYTES;
-constexpr int FORWARD_END = FORWARD_WEIGHTS + FORWARD_SHARED * WARPS * 2 * GROUPS * FRAGMENT_BYTES;
-constexpr int BACKWARD_DA = 0;                               // da [2][4 · UNITS][8]
-constexpr int BACKWARD_WEIGHTS = BACKWARD_DA + 2 * GATES * UNITS * ROW_BYTES;
-constexpr int BACKWARD_END = BACKWARD_WEIGHTS + BACKWARD_SHARED * WARPS * FRAGMENT_BYTES;
-constexpr int HEAD_H = FORWARD_END > BACKWARD_END ? FORWARD_END : BACKWARD_END;  // h_T, f32 [8][UNITS]
-constexpr int HEAD_LOGITS = HEAD_H + TILE_ROWS * UNITS * 4;  // logits, then their gradient, f32 [8][K]
+constexpr int FORWARD_H = 0;                                 // h [2][TILES][UNITS][8]
+constexpr int FORWARD_X = FORWARD_H + 2 * TILES * UNITS * ROW_BYTES;  // x [X_SLOTS][TILES][INPUTS][8]
+constexpr int FORWARD_WEIGHTS = FORWARD_X + X_SLOTS * TILES * INPUTS * ROW_BYTES;
+constexpr int HEAD_H = FORWARD_WEIGHTS + FORWARD_SHARED * BLOCK_WARPS * 2 * GROUPS * FRAGMENT_BYTES;  // h_T, f32 [TILES][8][UNITS]
+constexpr int FORWARD_END = HEAD_H + TILES * TILE_ROWS * UNITS * 4;
+constexpr int BACKWARD_DA = 0;                               // da [2][TILES][4 · UNITS][8]
+constexpr int BACKWARD_WEIGHTS = BACKWARD_DA + 2 * TILES * GATES * UNITS * ROW_BYTES;
+constexpr int BACKWARD_END = BACKWARD_WEIGHTS + BACKWARD_SHARED * BLOCK_WARPS * FRAGMENT_BYTES;
+// c, or dc, f32 [TILES][GROUPS][THREADS][2], each thread's own; of a single tile they stay in registers.
+constexpr int CELLS = FORWARD_END > BACKWARD_END ? FORWARD_END : BACKWARD_END;
+constexpr int LOGITS = CELLS + (TILES > 1 ? TILES * GROUPS * THREADS * 8 : 0);  // then their gradient, f32 [TILES][8][K]

@@ -2,7 +2,7 @@
 //
 // Inputs   w_h  f32 [H,G]
 // Outputs  forward_weights   bf16, the places of h, see layout.cuh
-//          backward_weights  bf16, all places; what is padded is zero
+//          backward_weights  bf16, all places; what is padded is zero. Or null
 // Launch   grid (ceil(4 · UNITS · UNITS / 256), M), block 256; shared memory none
 // Bounds   H <= UNITS; model_size numbers are a model's parameters
 // Rounding to nearest even
@@ -14,14 +14,15 @@ KERNEL(PACK_THREADS)
 persistent_pack(const float* __restrict__ w_h, u16* __restrict__ forward_weights, u16* __restrict__ backward_weights,
                 int H, int model_size) {
     const size_t model = blockIdx.y;
-    w_h += model * model_size, forward_weights += model * FORWARD_NUMBERS, backward_weights += model * BACKWARD_NUMBERS;
+    w_h += model * model_size, forward_weights += model * FORWARD_NUMBERS;
     const int at = blockIdx.x * PACK_THREADS + threadIdx.x;
     if (at >= UNITS * GATES * UNITS) return;
     const int unit = at / (GATES * UNITS), gate = at / UNITS % GATES, of_gate = at % UNITS;
     const bool inside = unit < H && of_gate < H;
     const u16 weight = bits_of_bf16(inside ? w_h[(size_t)unit * GATES * H + gate * H + of_gate] : 0.0f);
     forward_weights[forward_place(INPUTS + unit, gate, of_gate)] = weight;
-    backward_weights[backward_place(unit, gate, of_gate)] = weight;
+    if (backward_weights == nullptr) return;
+    backward_weights[model * BACKWARD_NUMBERS + backward_place(unit, gate, of_gate)] = weight;
 }
 
 // persistent_fold: folds the input layer into the input weights, and leaves them and the bias as operand tiles in bf16. The last

@@ -64,6 +64,22 @@ DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
+// Where `address` of this block's shared memory lies in that of the cluster's block `rank`. Clusters need sm_90.
+DEVICE u32 address_in(u32 address, int rank) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0,%1,%2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+
+DEVICE void store_in_cluster(u32 address, u32 value) {
+    asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(value) : "memory");
+}
+
+// A barrier of all threads of the cluster: what any of them wrote before it, the others see after it.
+DEVICE void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // Two numbers, rounded to nearest even, the first in the low half.
 DEVICE u32 pair_of_bf16(float low, float high) {
     u32 pair;
@@ -93,13 +109,28 @@ DEVICE float rounded_to_bf16(float x) {
     return __uint_as_float(pair_of_bf16(x, 0.0f) << 16);
 }
 
-// One special-function instruction; error at most 2^-11 of the result.
+// One special-function instruction each. Their errors: 2^-22 of the result, 2^-23, 2^-11.
+DEVICE float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE float fast_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 DEVICE float fast_tanh(float x) {
     float y;
     asm("tanh.approx.f32 %0,%1;" : "=f"(y) : "f"(x));
     return y;
 }
 
-DEVICE float fast_sigmoid(float x) {
-    return fmaf(fast_tanh(0.5f * x), 0.5f, 0.5f);
+// The smaller one; NaN if either is.
+DEVICE float min_or_nan(float x, float y) {
+    float least;
+    asm("min.NaN.f32 %0,%1,%2;" : "=f"(least) : "f"(x), "f"(y));
+    return least;
 }

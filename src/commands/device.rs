@@ -1,11 +1,11 @@
 //! `--device` and `--precision`: the only place that chooses an engine.
 
-use crate::cli::{Device, DeviceArgs, PrecisionName};
+use crate::cli::{ActivationsName, Device, DeviceArgs, PrecisionName};
 use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
-use fused_lstm::precision::Precision;
+use fused_lstm::precision::{Activations, Precision};
 use fused_lstm::{Error, Result};
 use std::sync::Arc;
 
@@ -20,14 +20,24 @@ pub enum Chosen {
         isa: Isa,
     },
     #[cfg(feature = "cuda")]
-    Cuda { driver: Box<Driver>, precision: Precision },
+    Cuda { driver: Box<Driver>, precision: Precision, activations: Activations },
 }
 
 impl Chosen {
     /// The device that the flags ask for. `auto` takes a GPU if there is one that can be used, else says why not.
     pub fn open(args: &DeviceArgs) -> Result<Self> {
         let precision = args.precision.into();
-        let cpu = || Ok(Self::Cpu { threads: args.threads.unwrap_or(0).into(), isa: Isa::with(precision)? });
+        let is_fast = Activations::from(args.activations) == Activations::Fast;
+        if is_fast && (precision != Precision::Bf16 || args.device == Device::Cpu) {
+            return Err(Error::usage("--activations fast", FAST_ONLY, FAST_REMEDY));
+        }
+        let cpu = || {
+            // Nothing that was asked for is left out in silence, but the GPU itself.
+            if is_fast {
+                return Err(Error::usage("--activations fast", FAST_ONLY, FAST_REMEDY));
+            }
+            Ok(Self::Cpu { threads: args.threads.unwrap_or(0).into(), isa: Isa::with(precision)? })
+        };
         match args.device {
             Device::Cpu => cpu(),
             Device::Auto => gpu_or(cpu, args),
@@ -40,8 +50,9 @@ impl Chosen {
         Ok(match self {
             Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
-            Self::Cuda { driver, precision } => {
-                Box::new(CudaEngine::with_precision(*driver, model, adam, data, precision)?)
+            Self::Cuda { driver, precision, activations } => {
+                let engine = CudaEngine::with_precision(*driver, model, adam, data, precision)?;
+                Box::new(engine.with_activations(activations))
             }
         })
     }
@@ -57,12 +68,28 @@ pub fn side_by_side(
     batch: usize,
 ) -> Result<CudaEngine<Driver>> {
     match Chosen::open(args)? {
-        Chosen::Cuda { driver, precision } => CudaEngine::side_by_side(*driver, model, adams, data, precision, batch),
+        Chosen::Cuda { driver, precision, activations } => {
+            let engine = CudaEngine::with_precision(*driver, model, adams[0], data, precision)?;
+            engine.with_activations(activations).with_models(adams, batch)
+        }
         Chosen::Cpu { .. } => Err(Error::Device {
             device: "cuda".into(),
             found: "the GPU that was there is gone".into(),
             remedy: "run `fused-lstm doctor`".into(),
         }),
+    }
+}
+
+/// What fast activations are part of, and what to do without.
+const FAST_ONLY: &str = "only the GPU's kernels in bf16 have them";
+const FAST_REMEDY: &str = "give --device cuda --precision bf16 with it, or leave it out";
+
+impl From<ActivationsName> for Activations {
+    fn from(name: ActivationsName) -> Self {
+        match name {
+            ActivationsName::Accurate => Self::Accurate,
+            ActivationsName::Fast => Self::Fast,
+        }
     }
 }
 
@@ -87,6 +114,17 @@ pub fn gpu_precision(precision: Precision) -> Result<()> {
         found: "the CUDA engine has no products of tf32 yet".into(),
         remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
     })
+}
+
+/// How a GPU multiplies and activates, for a command that is about GPUs alone.
+#[cfg(feature = "cuda")]
+pub fn gpu_numbers(args: &DeviceArgs) -> Result<(Precision, Activations)> {
+    let (precision, activations) = (args.precision.into(), args.activations.into());
+    gpu_precision(precision)?;
+    if activations == Activations::Fast && precision != Precision::Bf16 {
+        return Err(Error::usage("--activations fast", FAST_ONLY, FAST_REMEDY));
+    }
+    Ok((precision, activations))
 }
 
 /// The number of the GPU, for a command that is about GPUs alone: what it `does` and, for who asks for the processor, what
@@ -126,7 +164,7 @@ pub fn without_cuda(ordinal: usize) -> Error {
 fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
     let precision = args.precision.into();
     gpu_precision(precision)?;
-    Ok(Chosen::Cuda { driver: open_gpu(ordinal, args)?, precision })
+    Ok(Chosen::Cuda { driver: open_gpu(ordinal, args)?, precision, activations: args.activations.into() })
 }
 
 #[cfg(feature = "cuda")]

@@ -2,7 +2,7 @@
 
 use super::device::Chosen;
 use super::output::{line, scientific};
-use crate::cli::{Device, DeviceArgs, EngineName, VerifyArgs};
+use crate::cli::{ActivationsName, Device, DeviceArgs, EngineName, VerifyArgs};
 use fused_lstm::data::Dataset;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::fixture::Fixture;
@@ -70,7 +70,8 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<()> {
 fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
     let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
     let on = |device| {
-        let device = DeviceArgs { device, threads: args.threads, precision: args.precision, no_cache: false };
+        let (threads, precision) = (args.threads, args.precision);
+        let device = DeviceArgs { device, threads, precision, activations: ActivationsName::Accurate, no_cache: false };
         Chosen::open(&device)?.engine(model, adam, data.clone())
     };
     match args.engine {

@@ -4,10 +4,10 @@
 //! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
-//! Which kernels train is planned for each size of batch ([`super::plan`]). Whatever scores and predicts is in f32.
+//! Which kernels train is planned for each size of batch ([`super::plan`]). the same family scores and predicts.
 //!
 //! An engine may hold several models of the same sizes, which train side by side in the same launches
-//! ([`CudaEngine::side_by_side`]); whatever is asked of an [`Engine`] is then about the one that was chosen.
+//! ([`CudaEngine::with_models`]); whatever is asked of an [`Engine`] is then about the one that was chosen.
 
 use super::adam::{self, Update};
 use super::backward::Backward;
@@ -15,15 +15,17 @@ use super::device::{Buffer, Device, Limits, Part};
 use super::estimate::Estimate;
 use super::forward::{Forward, Keep};
 use super::gather::{self, DeviceSequences};
+use super::inference::Inference;
 use super::persistent::{Persistent, Step};
 use super::plan::{Family, Plan};
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
+use super::variant::Division;
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
-use crate::precision::Precision;
+use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
 use std::sync::Arc;
 
@@ -42,7 +44,10 @@ pub struct CudaEngine<D: Device> {
     limits: Limits,
     model: Model,
     precision: Precision,
-    /// Of the batches that were trained last, and the kernels loaded for it.
+    activations: Activations,
+    /// Instead of the planned one.
+    division: Option<Division>,
+    /// Of the batches that were trained last, or scored before any, and the kernels loaded for it.
     plan: Option<Plan>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
@@ -114,9 +119,15 @@ struct Clip<D: Device> {
     factor: Buffer<D, f32>,
 }
 
+/// What computes losses and classes of sequences.
+enum Scorer<D: Device> {
+    PerStep(Forward<D>),
+    Persistent(Inference<D>),
+}
+
 /// What scoring and predicting need.
 struct Scoring<D: Device> {
-    forward: Forward<D>,
+    scorer: Scorer<D>,
     /// `[B]`
     rows: Buffer<D, u32>,
     /// Always zero, `[1]`.
@@ -261,10 +272,58 @@ impl<D: Device> Training<D> {
     }
 }
 
+impl<D: Device> Scorer<D> {
+    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
+        Ok(match family {
+            Family::PerStep => Self::PerStep(Forward::new(device, dims, capacity, Keep::Last)?),
+            Family::Persistent(variant) => Self::Persistent(Inference::new(device, dims, variant, capacity)?),
+        })
+    }
+
+    /// Most sequences of a batch.
+    fn capacity(&self) -> usize {
+        match self {
+            Self::PerStep(forward) => forward.capacity(),
+            Self::Persistent(inference) => inference.capacity(),
+        }
+    }
+
+    /// From the sequences `rows[turn]` to logits.
+    fn run(
+        &mut self,
+        device: &D,
+        weights: &Weights<D>,
+        sequences: &DeviceSequences<D>,
+        rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
+        batch: usize,
+    ) -> Result<()> {
+        match self {
+            Self::PerStep(forward) => forward.run(device, weights, sequences, rows_and_turn, batch),
+            Self::Persistent(inference) => inference.run(device, weights, sequences, rows_and_turn, batch),
+        }
+    }
+
+    /// From logits to losses and classes, where these are not there yet.
+    fn score(&self, device: &D, batch: usize) -> Result<()> {
+        match self {
+            Self::PerStep(forward) => forward.score(device, None, batch),
+            Self::Persistent(_) => Ok(()),
+        }
+    }
+
+    /// Logits `[B,K]`, and loss and class of each sequence, `[B]`.
+    fn results(&self) -> (&Buffer<D, f32>, &Buffer<D, f32>, &Buffer<D, u32>) {
+        match self {
+            Self::PerStep(forward) => (forward.logits(), forward.loss(), forward.predicted()),
+            Self::Persistent(inference) => (inference.logits(), inference.loss(), inference.predicted()),
+        }
+    }
+}
+
 impl<D: Device> Scoring<D> {
-    fn new(device: &D, dims: Dims, capacity: usize) -> Result<Self> {
+    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
         let mut scoring = Self {
-            forward: Forward::new(device, dims, capacity, Keep::Last)?,
+            scorer: Scorer::new(device, dims, capacity, family)?,
             rows: Buffer::new(device, "scored rows", capacity)?,
             turn: Buffer::new(device, "scored turn", 1)?,
             probabilities: Buffer::new(device, "probabilities", capacity * dims.k)?,
@@ -312,6 +371,8 @@ impl<D: Device> CudaEngine<D> {
             limits,
             model,
             precision,
+            activations: Activations::default(),
+            division: None,
             plan: None,
             data,
             splits: [None, None, None],
@@ -325,37 +386,25 @@ impl<D: Device> CudaEngine<D> {
         Ok(engine)
     }
 
-    /// An engine for models that train side by side on batches of that size, one for each of `adams`, or for the first of them: as
+    /// The same for models that train side by side on batches of that size, one with each of `adams`, or with the first of them: as
     /// many as the device has room for, and one where it cannot do more at once, of which [`CudaEngine::alone`] tells why. Each
-    /// becomes, to the bit, what it becomes alone.
+    /// becomes, to the bit, what it becomes alone. All parameters are zero.
     ///
     /// # Errors
     ///
-    /// Those of [`CudaEngine::with_precision`].
+    /// If the device fails.
     ///
     /// # Panics
     ///
     /// If there is none, or if they differ in more than their learning rates.
-    pub fn side_by_side(
-        device: D,
-        model: Model,
-        adams: &[Adam],
-        data: Arc<Dataset>,
-        precision: Precision,
-        batch: usize,
-    ) -> Result<Self> {
+    pub fn with_models(mut self, adams: &[Adam], batch: usize) -> Result<Self> {
         let same = |adam: &Adam| Adam { learning_rate: 0.0, ..*adam };
         assert!(adams.iter().all(|adam| same(adam) == same(&adams[0])), "only learning rates differ");
-        let mut engine = Self::with_precision(device, model, adams[0], data, precision)?;
-        if adams.len() > 1 {
-            let trainees: Vec<_> = adams.iter().map(Trainee::new).collect();
-            let count = engine.most_models(&trainees, batch)?;
-            if count > 1 {
-                engine.weights.clear();
-                engine.hold(trainees[..count].to_vec())?;
-            }
-        }
-        Ok(engine)
+        let trainees: Vec<_> = adams.iter().map(Trainee::new).collect();
+        let count = self.most_models(&trainees, batch)?;
+        self.weights.clear();
+        self.hold(trainees[..count].to_vec())?;
+        Ok(self)
     }
 
     /// Takes models in, with all parameters zero.
@@ -369,7 +418,7 @@ impl<D: Device> CudaEngine<D> {
 
     /// How many of the models can train side by side, 1 or more.
     fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
-        let family = self.prepare_plan(batch)?;
+        let family = self.prepare_plan(batch, trainees.len())?;
         let Family::Persistent(variant) = family else { return Ok(1) };
         if trainees[0].adam.grad_clip.is_some() {
             return Ok(1);
@@ -405,26 +454,74 @@ impl<D: Device> CudaEngine<D> {
     /// If there is no such model.
     pub fn choose(&mut self, model: usize) {
         assert!(model < self.models(), "model {model} of {}", self.models());
-        self.chosen = model;
+        if model != self.chosen {
+            self.chosen = model;
+            self.forget_scored();
+        }
     }
 
-    /// Which kernels train, and why; none before the first training step.
+    /// The same with activations of that form in kernels that have it: those in bf16.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.activations = activations;
+        self
+    }
+
+    /// The same with that division of the work among blocks in kernels that have one, and not the planned one: no bit differs.
+    pub fn with_division(mut self, division: Division) -> Self {
+        self.division = Some(division);
+        self
+    }
+
+    /// Which kernels compute, and why; none before the first batch.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// Plans for batches of that size, and has the kernels loaded.
-    fn prepare_plan(&mut self, batch: usize) -> Result<Family> {
-        let mut plan = Plan::new(self.model.dims, batch, self.precision, &self.limits)?;
+    /// Plans for batches of that size to be trained, of so many models at once, and has the kernels loaded.
+    fn prepare_plan(&mut self, batch: usize, models: usize) -> Result<Family> {
+        // Models side by side share the multiprocessors.
+        let multiprocessors = (self.limits.multiprocessors / models as u32).max(1);
+        let (dims, limits) = (self.model.dims, &Limits { multiprocessors, ..self.limits });
+        let mut plan = Plan::new(dims, batch, self.precision, limits)?.with_activations(self.activations);
+        if let Some(division) = self.division {
+            plan = plan.with_division(dims, batch, division, limits)?;
+        }
         if let Family::Persistent(variant) = plan.family
             && self.plan.as_ref().map(|loaded| loaded.family) != Some(plan.family)
         {
+            // What was recorded and prepared is of the kernels that go.
+            (self.training, self.scoring) = (None, None);
             match self.device.load(&variant) {
                 Err(Error::Device { device, found, .. }) => plan = Plan::per_step(format!("{device}: {found}")),
                 other => other?,
             }
         }
         Ok(self.plan.insert(plan).family)
+    }
+
+    /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
+    /// batch, with the same bits.
+    fn prepare_beside(&mut self, batch: usize) -> Result<Family> {
+        let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
+        let planned = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
+        Ok(if planned == Family::PerStep { planned } else { family })
+    }
+
+    /// What scoring made of parameters is of others now.
+    fn forget_scored(&mut self) {
+        if let Some(Scoring { scorer: Scorer::Persistent(inference), .. }) = &mut self.scoring {
+            inference.forget_weights();
+        }
+    }
+
+    /// Chooses the kernels for batches of that size, and has them loaded.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn choose_kernels(&mut self, batch: usize) -> Result<&Plan> {
+        self.prepare_plan(batch, self.models())?;
+        Ok(self.plan.as_ref().expect("just made"))
     }
 
     /// The device.
@@ -447,7 +544,7 @@ impl<D: Device> CudaEngine<D> {
             return Ok(());
         }
         self.training = None;
-        let family = self.prepare_plan(batch)?;
+        let family = self.prepare_plan(batch, self.models())?;
         self.check_room(batch, family)?;
         self.load(Split::Train)?;
         let mut training = Training::new(&self.device, self.model, &self.trainees, batch, family, &self.limits)?;
@@ -465,7 +562,7 @@ impl<D: Device> CudaEngine<D> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
             Training::new(estimate, self.model, trainees, batch, family, &self.limits)?;
-            Scoring::new(estimate, self.model.dims, at_once)
+            Scoring::new(estimate, self.model.dims, at_once, family)
         })
     }
 
@@ -515,11 +612,13 @@ impl<D: Device> CudaEngine<D> {
     }
 
     fn prepare_scoring(&mut self, batch: usize) -> Result<()> {
-        if self.scoring.as_ref().is_none_or(|scoring| scoring.forward.capacity() < batch) {
+        if self.scoring.as_ref().is_none_or(|scoring| scoring.scorer.capacity() < batch) {
             self.scoring = None;
-            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch)?);
+            let family = self.prepare_beside(batch)?;
+            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch, family)?);
         }
-        if !self.trainees[self.chosen].folded {
+        let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::PerStep(_), .. }));
+        if is_folding && !self.trainees[self.chosen].folded {
             self.weights[self.chosen].update_fold(&self.device)?;
             self.trainees[self.chosen].folded = true;
         }
@@ -571,13 +670,15 @@ impl<D: Device> CudaEngine<D> {
             training.packed = true;
         }
         let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
-        self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
         for _ in 0..steps {
             device.replay(graph)?;
         }
         let loss = training.mean_loss.download(device, results)?;
         let correct = training.correct.download(device, results)?;
-        self.trainees.iter_mut().for_each(|trainee| trainee.step += steps as u64);
+        self.trainees
+            .iter_mut()
+            .for_each(|trainee| (trainee.step, trainee.folded) = (trainee.step + steps as u64, false));
+        self.forget_scored();
         Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
     }
 
@@ -585,7 +686,7 @@ impl<D: Device> CudaEngine<D> {
     fn forward(&self, sequences: &DeviceSequences<D>, scoring: &mut Scoring<D>, rows: &[u32]) -> Result<()> {
         scoring.rows.upload(&self.device, rows)?;
         let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
-        scoring.forward.run(&self.device, &self.weights[self.chosen], sequences, rows_and_turn, rows.len())
+        scoring.scorer.run(&self.device, &self.weights[self.chosen], sequences, rows_and_turn, rows.len())
     }
 }
 
@@ -612,7 +713,7 @@ impl<D: Device> Engine for CudaEngine<D> {
         }
     }
 
-    /// That of training; whatever scores and predicts is in f32.
+    /// That of training, scoring and predicting.
     fn precision(&self) -> Precision {
         match &self.plan {
             Some(Plan { family: Family::Persistent(_), .. }) => self.precision,
@@ -637,6 +738,7 @@ impl<D: Device> Engine for CudaEngine<D> {
         assert_eq!(state.parameters.len(), weights.parameters.len(), "a state of another model");
         weights.upload(&self.device, state)?;
         (trainee.step, trainee.folded) = (state.step, false);
+        self.forget_scored();
         if let Some(training) = &mut self.training {
             training.packed = false;
         }
@@ -664,9 +766,10 @@ impl<D: Device> Engine for CudaEngine<D> {
         };
         for rows in rows.chunks(SCORE_AT_ONCE) {
             self.forward(sequences, &mut scoring, rows)?;
-            scoring.forward.score(&self.device, None, rows.len())?;
-            scores.loss.extend(scoring.forward.loss().download(&self.device, rows.len())?);
-            scores.predicted.extend(scoring.forward.predicted().download(&self.device, rows.len())?);
+            scoring.scorer.score(&self.device, rows.len())?;
+            let (_, loss, predicted) = scoring.scorer.results();
+            scores.loss.extend(loss.download(&self.device, rows.len())?);
+            scores.predicted.extend(predicted.download(&self.device, rows.len())?);
         }
         self.scoring = Some(scoring);
         Ok(scores)
@@ -682,7 +785,7 @@ impl<D: Device> Engine for CudaEngine<D> {
             let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;
             let rows: Vec<u32> = (0..count as u32).collect();
             self.forward(&some, &mut scoring, &rows)?;
-            let logits = scoring.forward.logits().first(count * k);
+            let logits = scoring.scorer.results().0.first(count * k);
             softmax(&self.device, logits, scoring.probabilities.first(count * k), count, k)?;
             probabilities.extend(scoring.probabilities.download(&self.device, count * k)?);
             self.scoring = Some(scoring);
@@ -692,7 +795,7 @@ impl<D: Device> Engine for CudaEngine<D> {
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
-        let family = self.prepare_plan(n)?;
+        let family = self.prepare_beside(n)?;
         let device = &self.device;
         let sequences = DeviceSequences::new(device, batch)?;
         let rows: Vec<u32> = (0..n as u32).collect();

@@ -5,7 +5,8 @@
 use super::kept;
 use super::nvrtc::{Nvrtc, Target};
 use super::sources;
-use super::variant::Variant;
+use super::variant::{Division, Variant};
+use crate::precision::Activations;
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
 use std::io::Read;
@@ -13,40 +14,44 @@ use std::io::Read;
 /// The file, from the repository's root.
 pub const PATH: &str = "kernels/persistent/kept.ptx.gz";
 
-/// The oldest architecture that the persistent kernels are for.
-pub const ARCHITECTURE: &str = "compute_80";
+/// The oldest architecture that kernels of a variant are for.
+fn architecture(variant: &Variant) -> &'static str {
+    if variant.division.cluster == 1 { "compute_80" } else { "compute_90" }
+}
 
 const PACKED: &[u8] = include_bytes!("../../kernels/persistent/kept.ptx.gz");
 
-/// Sizes of the variants that are kept: units, inputs, forward and backward tiles in shared memory, chains.
-const SIZES: [[usize; 5]; 10] = [
-    [16, 16, 0, 0, 2],
-    [32, 32, 0, 0, 2],
-    [48, 16, 0, 0, 2],
-    [48, 48, 0, 0, 2],
-    [64, 32, 0, 0, 2],
-    [112, 32, 0, 0, 2],
-    [128, 16, 0, 0, 2],
-    [128, 32, 0, 0, 2],
-    [128, 48, 1, 0, 2],
-    [192, 32, 8, 28, 1],
-];
-
-/// All variants that are kept.
-pub fn variants() -> impl Iterator<Item = Variant> {
-    SIZES.into_iter().map(|[units, inputs, forward_shared, backward_shared, chains]| Variant {
-        units,
-        inputs,
-        forward_shared,
-        backward_shared,
-        chains,
-    })
+/// A variant of these units and inputs, padded, with all weights in registers.
+const fn plain(units: usize, inputs: usize) -> Variant {
+    let activations = Activations::Accurate;
+    Variant { units, inputs, forward_shared: 0, backward_shared: 0, chains: 2, activations, division: Division::ONE }
 }
+
+const fn divided(tiles: usize, cluster: usize, variant: Variant) -> Variant {
+    Variant { division: Division { tiles, cluster }, ..variant }
+}
+
+/// All variants that are kept: sizes of each kind in one block, and each way of dividing the work at one small size.
+pub const VARIANTS: [Variant; 13] = [
+    plain(16, 16),
+    plain(32, 32),
+    plain(48, 48),
+    plain(64, 32),
+    plain(112, 32),
+    plain(128, 16),
+    plain(128, 32),
+    Variant { activations: Activations::Fast, ..plain(128, 32) },
+    divided(4, 1, plain(64, 32)),
+    divided(1, 2, plain(64, 32)),
+    divided(2, 4, plain(64, 32)),
+    divided(1, 4, plain(128, 32)),
+    Variant { forward_shared: 8, backward_shared: 28, chains: 1, ..plain(192, 32) },
+];
 
 /// The line before a variant's PTX.
 fn mark(variant: &Variant) -> String {
-    let Variant { units, inputs, forward_shared, backward_shared, chains } = variant;
-    format!("//// variant {units} {inputs} {forward_shared} {backward_shared} {chains}\n")
+    let values: Vec<String> = variant.constants().iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!("//// variant {}\n", values.join(", "))
 }
 
 fn first_line() -> String {
@@ -83,17 +88,17 @@ pub fn ptx(variant: &Variant) -> Result<String> {
     let kept = text.starts_with(&first_line()).then(|| text.split_once(&mark)).flatten();
     match kept {
         Some((_, rest)) => Ok(rest.split("//// variant").next().unwrap_or_default().to_owned()),
-        None => make_one(&Nvrtc::open()?, &variant.source()),
+        None => make_one(&Nvrtc::open()?, variant, &variant.source()),
     }
 }
 
-/// PTX of the persistent kernels' text after its sizes.
+/// PTX of a variant's text, or of a changed one.
 ///
 /// # Errors
 ///
 /// Those of [`Nvrtc::compile`].
-pub fn make_one(nvrtc: &Nvrtc, source: &str) -> Result<String> {
-    let compiled = nvrtc.compile(source, "variant.cu", &Target::Ptx(ARCHITECTURE.into()))?;
+pub fn make_one(nvrtc: &Nvrtc, variant: &Variant, source: &str) -> Result<String> {
+    let compiled = nvrtc.compile(source, "variant.cu", &Target::Ptx(architecture(variant).into()))?;
     kept::lowered(&String::from_utf8_lossy(&compiled.code))
 }
 
@@ -104,9 +109,9 @@ pub fn make_one(nvrtc: &Nvrtc, source: &str) -> Result<String> {
 /// Those of [`Nvrtc::compile`].
 pub fn make(nvrtc: &Nvrtc) -> Result<String> {
     let mut text = first_line();
-    for variant in variants() {
-        text += &mark(&variant);
-        text += &make_one(nvrtc, &variant.source())?;
+    for variant in &VARIANTS {
+        text += &mark(variant);
+        text += &make_one(nvrtc, variant, &variant.source())?;
         text.push('\n');
     }
     Ok(text)
@@ -120,8 +125,8 @@ mod tests {
     fn the_kept_ptx_is_of_these_kernels() {
         assert!(is_current().unwrap(), "{PATH} is stale: renew it (needs NVRTC) with\n{}", kept::RENEW);
         let text = text().unwrap();
-        for variant in variants() {
-            assert!(text.contains(&mark(&variant)), "{variant:?}");
+        for variant in &VARIANTS {
+            assert!(text.contains(&mark(variant)), "{variant:?}");
         }
     }
 }

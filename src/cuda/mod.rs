@@ -17,7 +17,7 @@
 //! | [`estimate`] | how much memory something takes |
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
-//! | [`variant`], [`persistent`] | the persistent kernels: sizes they are compiled for, buffers and launches |
+//! | [`variant`], [`persistent`], [`inference`] | the persistent kernels: sizes they are compiled for, buffers and launches |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
@@ -40,6 +40,7 @@ pub mod estimate;
 pub mod find;
 pub mod forward;
 pub mod gather;
+pub mod inference;
 pub mod kept;
 #[cfg(feature = "emulator")]
 pub mod kept_variants;

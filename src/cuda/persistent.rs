@@ -79,7 +79,7 @@ pub struct Step<'a> {
     pub correct: Part<'a, u32>,
 }
 
-/// Where the state after the last step goes, h and c `[M,B,H]` each, if it is wanted.
+/// Where the state after the last step goes, h and c of the first model `[B,H]` each, if it is wanted.
 pub type Last<'a> = Option<(Part<'a, f32>, Part<'a, f32>)>;
 
 impl<D: Device> Persistent<D> {
@@ -99,7 +99,6 @@ impl<D: Device> Persistent<D> {
         let [hx, da] = variant.step_words();
         let saved = row_tiles * dims.t * variant.saved();
         let parts_count = parts_count(&variant, dims.t * row_tiles, limits.multiprocessors as usize);
-        let threads = variant.threads();
         let columns = tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize;
         let mut counters = Buffer::new(device, "counters", models * columns)?;
         counters.zero(device, counters.len())?;
@@ -111,8 +110,8 @@ impl<D: Device> Persistent<D> {
             batch,
             models,
             parts_count,
-            forward_weights: u32s("forward weights", variant.forward_tiles() * threads * 16)?,
-            backward_weights: u32s("backward weights", variant.backward_tiles() * threads * 4)?,
+            forward_weights: u32s("forward weights", variant.forward_words())?,
+            backward_weights: u32s("backward weights", variant.backward_words())?,
             hx: u32s("hx", (dims.t + 1) * row_tiles * hx)?,
             da: u32s("da", dims.t * row_tiles * da)?,
             saved_gates: u32s("saved gates", saved * 4)?,
@@ -252,17 +251,8 @@ impl<D: Device> Persistent<D> {
     ///
     /// If the device fails.
     pub fn pack_recurrent(&self, device: &D, weights: &[Weights<D>]) -> Result<()> {
-        let (h, weights) = (self.dims.h, self.first(weights));
-        let args = [
-            weights.tensors().w_h.arg(h * self.dims.g()),
-            self.forward_weights.all().arg(self.forward_weights.len()),
-            self.backward_weights.all().arg(self.backward_weights.len()),
-            int(h),
-            int(weights.parameters.len()),
-        ];
-        let count = self.variant.units * self.variant.gate_rows();
-        let grid = [tiles(count, PACK_THREADS), self.models as u32, 1];
-        launch(device, "persistent_pack", grid, PACK_THREADS, &args)
+        let (first, backward) = (self.first(weights), Some(&self.backward_weights));
+        pack_recurrent(device, (first, self.models), &self.variant, &self.forward_weights, backward)
     }
 
     /// Input weights, with the input layer folded into them, as operands, of which x's take the scale of bytes. Adds 1 to a
@@ -278,22 +268,8 @@ impl<D: Device> Persistent<D> {
         sequences: &DeviceSequences<D>,
         turn: Option<Part<'_, u32>>,
     ) -> Result<()> {
-        let (Dims { i, p, h, .. }, g, weights) = (self.dims, self.dims.g(), self.first(weights));
-        let args = [
-            weights.input_layer().arg((i + 1) * p),
-            weights.tensors().w_x.arg(p * g),
-            weights.tensors().b.arg(g),
-            arg_or_null(turn, 1),
-            self.forward_weights.all().arg(self.forward_weights.len()),
-            int(i),
-            int(p),
-            int(h),
-            int(weights.parameters.len()),
-            Arg::F32(sequences.scale()),
-            Arg::F32(weights.model().forget_bias),
-        ];
-        let blocks = tiles(self.variant.gate_rows(), FOLD_COLUMNS);
-        launch(device, "persistent_fold", [blocks, self.models as u32, 1], FOLD_THREADS, &args)
+        let (first, scale) = (self.first(weights), sequences.scale());
+        fold(device, (first, self.models), &self.variant, &self.forward_weights, scale, turn)
     }
 
     /// All steps forward, the head, and all steps backward.
@@ -329,8 +305,8 @@ impl<D: Device> Persistent<D> {
             self.predicted.all().arg(all_rows),
             self.labels.all().arg(all_rows),
             self.head_parts.all().arg(self.models * self.row_tiles() * (h + 1) * k),
-            arg_or_null(last.map(|(h_last, _)| h_last), all_rows * h),
-            arg_or_null(last.map(|(_, c_last)| c_last), all_rows * h),
+            arg_or_null(last.map(|(h_last, _)| h_last), batch * h),
+            arg_or_null(last.map(|(_, c_last)| c_last), batch * h),
             int(batch),
             int(t),
             int(i),
@@ -338,8 +314,7 @@ impl<D: Device> Persistent<D> {
             int(k),
             int(weights.parameters.len()),
         ];
-        let (grid, threads) = ([self.row_tiles() as u32, self.models as u32, 1], self.variant.threads() as u32);
-        launch_with(device, "persistent_lstm", (grid, threads), self.variant.shared_bytes(k), &args)
+        launch_divided(device, "persistent_lstm", &self.variant, (batch, k, self.models), &args)
     }
 
     /// The weights of the first model, which those of the others follow.
@@ -426,21 +401,83 @@ impl<D: Device> Persistent<D> {
     }
 }
 
-fn launch<D: Device>(device: &D, kernel: &'static str, grid: [u32; 3], threads: u32, args: &[Arg]) -> Result<()> {
-    launch_with(device, kernel, (grid, threads), 0, args)
+/// Recurrent weights of some models, the first of which is given, as operands of products forward, and backward where that is wanted.
+pub(super) fn pack_recurrent<D: Device>(
+    device: &D,
+    (weights, models): (&Weights<D>, usize),
+    variant: &Variant,
+    forward: &Buffer<D, u32>,
+    backward: Option<&Buffer<D, u32>>,
+) -> Result<()> {
+    let Dims { h, .. } = weights.model().dims;
+    let args = [
+        weights.tensors().w_h.arg(h * weights.model().dims.g()),
+        forward.all().arg(models * variant.forward_words()),
+        arg_or_null(backward.map(Buffer::all), models * variant.backward_words()),
+        int(h),
+        int(weights.parameters.len()),
+    ];
+    let count = variant.units * variant.gate_rows();
+    let grid = [tiles(count, PACK_THREADS), models as u32, 1];
+    launch(device, "persistent_pack", grid, PACK_THREADS, &args)
 }
 
-fn launch_with<D: Device>(
+/// Folded input weights and biases of some models, likewise, as operands, of which x's take the scale of bytes; adds 1 to a turn.
+pub(super) fn fold<D: Device>(
+    device: &D,
+    (weights, models): (&Weights<D>, usize),
+    variant: &Variant,
+    forward: &Buffer<D, u32>,
+    scale: f32,
+    turn: Option<Part<'_, u32>>,
+) -> Result<()> {
+    let dims = weights.model().dims;
+    let (Dims { i, p, h, .. }, g) = (dims, dims.g());
+    let args = [
+        weights.input_layer().arg((i + 1) * p),
+        weights.tensors().w_x.arg(p * g),
+        weights.tensors().b.arg(g),
+        arg_or_null(turn, 1),
+        forward.all().arg(models * variant.forward_words()),
+        int(i),
+        int(p),
+        int(h),
+        int(weights.parameters.len()),
+        Arg::F32(scale),
+        Arg::F32(weights.model().forget_bias),
+    ];
+    let blocks = tiles(variant.gate_rows(), FOLD_COLUMNS);
+    launch(device, "persistent_fold", [blocks, models as u32, 1], FOLD_THREADS, &args)
+}
+
+/// Launches a kernel whose blocks have no dynamic shared memory.
+pub(super) fn launch<D: Device>(
     device: &D,
     kernel: &'static str,
-    (grid, threads): ([u32; 3], u32),
-    shared: usize,
+    grid: [u32; 3],
+    threads: u32,
     args: &[Arg],
 ) -> Result<()> {
-    let launch = Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: shared as u32, args };
+    start(device, &Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: 0, args })
+}
+
+/// Launches a kernel whose blocks own the tiles of a batch, of that many sequences and classes, of some models, as the variant divides them.
+pub(super) fn launch_divided<D: Device>(
+    device: &D,
+    kernel: &'static str,
+    variant: &Variant,
+    (batch, classes, models): (usize, usize, usize),
+    args: &[Arg],
+) -> Result<()> {
+    let (grid, block) = ([variant.blocks(batch) as u32, models as u32, 1], [variant.threads() as u32, 1, 1]);
+    let (cluster, shared) = ([variant.division.cluster as u32, 1, 1], variant.shared_bytes(classes) as u32);
+    start(device, &Launch { kernel, grid, block, cluster, shared, args })
+}
+
+fn start<D: Device>(device: &D, launch: &Launch<'_>) -> Result<()> {
     // SAFETY: all buffers were made for this variant and batch, and `arg` has checked them and the others against the sizes
     // given; the rows are below N and the turn below S by the engine's contract.
-    unsafe { device.launch(&launch) }
+    unsafe { device.launch(launch) }
 }
 
 /// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.

@@ -1,15 +1,17 @@
 //! Which kernels train a model on a GPU, and why.
 
 use super::device::Limits;
-use super::variant::{TILE_ROWS, Variant};
+use super::variant::{Division, TILE_ROWS, Variant};
 use crate::error::{Error, Result};
-use crate::precision::Precision;
+use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
 
 /// The oldest compute capability with the persistent kernels' instructions: Ampere.
 const OLDEST: (u32, u32) = (8, 0);
 /// Steps after which a cell state might leave the range of f16, in which it is saved: it grows by 1 a step at most.
 const MOST_STEPS: usize = 1 << 15;
+/// Most blocks of a cluster where more than one is not needed: two warps of 128 hidden units to a multiprocessor.
+const MOST_CLUSTER: usize = 4;
 /// Numbers of 4 bytes of one buffer; each holds two of the numbers that kernels count in 31 bits.
 const MOST_WORDS: usize = (1 << 30) - 256;
 
@@ -50,6 +52,14 @@ impl Plan {
         }
     }
 
+    /// The same with activations of another form, where the kernels have it.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        if let Family::Persistent(variant) = &mut self.family {
+            variant.activations = activations;
+        }
+        self
+    }
+
     /// The kernels of one launch a step, and why they were chosen.
     pub(super) fn per_step(why: String) -> Self {
         Self { family: Family::PerStep, reason: format!("one launch a step, in f32: {why}") }
@@ -64,21 +74,86 @@ impl Plan {
         if dims.t > MOST_STEPS {
             return Err(format!("{} steps are more than the {MOST_STEPS} of the bf16 kernels", dims.t));
         }
-        let variant = Variant::new(dims, limits)?;
+        let variant = Self::divide(dims, batch, limits)?;
         let tiles = batch.div_ceil(TILE_ROWS);
         let [hx, da] = variant.step_words();
         let words = (dims.t + 1).checked_mul(tiles).and_then(|n| n.checked_mul(hx.max(da)));
         if words.is_none_or(|words| words > MOST_WORDS) {
             return Err(format!("a batch of {batch} sequences is more than the bf16 kernels count"));
         }
-        let Variant { forward_shared, backward_shared, .. } = variant;
+        Ok(Self::of(variant, batch))
+    }
+
+    /// The plan of a variant, with its reason.
+    fn of(variant: Variant, batch: usize) -> Self {
+        let Variant { forward_shared, backward_shared, division: Division { tiles, cluster }, .. } = variant;
         let weights = match forward_shared + backward_shared {
             0 => "weights in registers",
             _ => "weights in registers and shared memory",
         };
-        let blocks = if tiles == 1 { "1 block".into() } else { format!("{tiles} blocks") };
-        let reason = format!("all steps in one launch, in bf16: {blocks} of {} threads, {weights}", variant.threads());
-        Ok(Self { family: Family::Persistent(variant), reason })
+        let (groups, threads) = (variant.blocks(batch) / cluster, variant.threads());
+        let many = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let blocks = match cluster {
+            1 => format!("{} of {threads} threads", many(groups, "block")),
+            _ => format!("{} of {cluster} blocks of {threads} threads", many(groups, "cluster")),
+        };
+        let each = if tiles == 1 { String::new() } else { format!(", {} sequences each", tiles * TILE_ROWS) };
+        let reason = format!("all steps in one launch, in bf16: {blocks}{each}, {weights}");
+        Self { family: Family::Persistent(variant), reason }
+    }
+
+    /// The same with another division among blocks, where the kernels have one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if the model does not fit so.
+    pub fn with_division(self, dims: Dims, batch: usize, division: Division, limits: &Limits) -> Result<Self> {
+        let Family::Persistent(Variant { activations, .. }) = self.family else { return Ok(self) };
+        let refused = |found| Error::usage(format!("{division:?}"), found, "choose another division");
+        let variant = Variant::new(dims, division, limits).map_err(refused)?;
+        Ok(Self::of(Variant { activations, ..variant }, batch))
+    }
+}
+
+impl Plan {
+    /// Divides sequences and units among blocks, for steps that wait for each other.
+    ///
+    /// 1. A model that is too large for one block takes the smallest cluster that it fits.
+    /// 2. Where there are multiprocessors for it, each tile has a cluster of up to [`MOST_CLUSTER`]: the shortest steps. An eighth of
+    ///    the multiprocessors is left out, for the blocks of a cluster must be neighbours.
+    /// 3. Else a block owns so many tiles that all blocks run at once, or as many as fit: then no block waits for another to end, and
+    ///    weights are loaded once.
+    fn divide(dims: Dims, batch: usize, limits: &Limits) -> Result<Variant, String> {
+        let (count, multiprocessors) = (batch.div_ceil(TILE_ROWS), limits.multiprocessors as usize);
+        let of = |tiles: usize, cluster: usize| Variant::new(dims, Division { tiles, cluster }, limits);
+        let clusters = || Division::all().filter(|division| division.tiles == 1).map(|division| division.cluster);
+        let smallest = clusters().find_map(|cluster| of(1, cluster).ok()).map_or_else(|| of(1, 1), Ok)?;
+        let least = smallest.division.cluster;
+        let has_room = |cluster: usize| cluster * count <= multiprocessors - multiprocessors / 8;
+        let shortest = clusters().filter(|cluster| (least + 1..=MOST_CLUSTER).contains(cluster) && has_room(*cluster));
+        if let Some(variant) = shortest.filter_map(|cluster| of(1, cluster).ok()).last() {
+            return Ok(variant);
+        }
+        let all_at_once = Division::all().filter(|division| division.cluster == least);
+        let fitting = all_at_once.filter_map(|division| of(division.tiles, least).ok());
+        let mut chosen = smallest;
+        for variant in fitting {
+            chosen = variant;
+            if variant.blocks(batch) <= multiprocessors {
+                break;
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// All variants that fit a model and a GPU and give the bits of the one that was chosen: a measurement may find a faster one.
+    /// Blocks own no more tiles than there are.
+    pub fn alternatives(&self, dims: Dims, batch: usize, limits: &Limits) -> Vec<Variant> {
+        let Family::Persistent(chosen) = self.family else { return Vec::new() };
+        let sensible = Division::all().filter(|division| division.tiles < 2 * batch.div_ceil(TILE_ROWS));
+        let fitting = sensible.filter_map(|division| Variant::new(dims, division, limits).ok());
+        let same = fitting.map(|variant| Variant { activations: chosen.activations, ..variant });
+        same.filter(|variant| variant.has_bits_of(&chosen)).collect()
     }
 }
 
@@ -97,13 +172,96 @@ mod tests {
         reason
     }
 
+    /// Capability, shared memory of a block in KB, multiprocessors.
+    const GPUS: [(&str, (u32, u32), u32, u32); 7] = [
+        ("A100", (8, 0), 163, 108),
+        ("L4", (8, 9), 99, 58),
+        ("RTX 4090", (8, 9), 99, 128),
+        ("H100", (9, 0), 227, 132),
+        ("H200", (9, 0), 227, 132),
+        ("B200", (10, 0), 227, 148),
+        ("RTX 5090", (12, 0), 99, 170),
+    ];
+
+    fn limits_of(gpu: &str) -> Limits {
+        let (_, capability, shared, multiprocessors) = *GPUS.iter().find(|(name, ..)| *name == gpu).unwrap();
+        Limits { capability, shared: shared * 1024, multiprocessors }
+    }
+
+    fn division(gpu: &str, batch: usize, h: usize) -> Option<[usize; 2]> {
+        let plan = Plan::new(Dims { h, ..TUTORIAL }, batch, Precision::Bf16, &limits_of(gpu)).unwrap();
+        let Family::Persistent(Variant { division: Division { tiles, cluster }, .. }) = plan.family else {
+            return None;
+        };
+        Some([tiles, cluster])
+    }
+
     #[test]
     fn the_tutorials_model_is_trained_in_one_launch_with_all_weights_in_registers() {
-        for limits in [H100, RTX4090] {
-            let plan = Plan::new(TUTORIAL, 128, Precision::Bf16, &limits).unwrap();
-            let variant = Variant { units: 128, inputs: 32, forward_shared: 0, backward_shared: 0, chains: 2 };
-            assert_eq!(plan.family, Family::Persistent(variant));
-            assert!(plan.reason.ends_with("16 blocks of 256 threads, weights in registers"), "{}", plan.reason);
+        let of = |limits: &Limits| Plan::new(TUTORIAL, 128, Precision::Bf16, limits).unwrap();
+        let plan = of(&RTX4090);
+        assert!(plan.reason.ends_with("16 blocks of 256 threads, weights in registers"), "{}", plan.reason);
+        let plan = of(&H100);
+        assert!(
+            plan.reason.ends_with("16 clusters of 4 blocks of 64 threads, weights in registers"),
+            "{}",
+            plan.reason
+        );
+        let plan = Plan::new(TUTORIAL, 8192, Precision::Bf16, &H100).unwrap();
+        let expected = "128 blocks of 256 threads, 64 sequences each, weights in registers";
+        assert!(plan.reason.ends_with(expected), "{}", plan.reason);
+    }
+
+    /// Tiles of a block and blocks of a cluster, by GPU, batch and hidden units.
+    #[test]
+    fn work_is_divided_as_the_gpu_has_room() {
+        for (gpu, batch, h, expected) in [
+            ("H200", 1, 128, Some([1, 4])),
+            ("H200", 128, 128, Some([1, 4])),
+            ("H200", 400, 128, Some([1, 2])),
+            ("H200", 1056, 128, Some([1, 1])),
+            ("H200", 2048, 128, Some([2, 1])),
+            ("H200", 8192, 128, Some([8, 1])),
+            ("H200", 65536, 128, Some([8, 1])),
+            ("H200", 128, 256, Some([1, 4])),
+            ("H200", 1024, 256, Some([2, 2])),
+            ("H200", 128, 1024, None),
+            ("A100", 128, 128, Some([1, 1])),
+            ("A100", 8192, 128, Some([8, 1])),
+            ("A100", 128, 256, None),
+            ("L4", 8192, 128, Some([4, 1])),
+            ("RTX 4090", 4096, 128, Some([4, 1])),
+            ("RTX 5090", 128, 128, Some([1, 4])),
+            ("B200", 128, 16, Some([1, 1])),
+        ] {
+            assert_eq!(division(gpu, batch, h), expected, "{gpu}, {batch} sequences, {h} hidden units");
+        }
+    }
+
+    #[test]
+    fn whatever_is_chosen_fits_and_all_alternatives_give_its_bits() {
+        for (name, capability, shared, multiprocessors) in GPUS {
+            let limits = Limits { capability, shared: shared * 1024, multiprocessors };
+            for h in [1, 16, 60, 100, 128, 144, 192, 256, 320, 384, 512] {
+                let dims = Dims { h, ..TUTORIAL };
+                for batch in [1, 100, 1000, 5000, 100_000] {
+                    let plan = Plan::new(dims, batch, Precision::Bf16, &limits).unwrap();
+                    let alternatives = plan.alternatives(dims, batch, &limits);
+                    let Family::Persistent(chosen) = plan.family else {
+                        assert!(alternatives.is_empty());
+                        continue;
+                    };
+                    assert!(alternatives.contains(&chosen), "{name} {h} {batch}: {}", plan.reason);
+                    for variant in alternatives {
+                        let Division { cluster, .. } = variant.division;
+                        assert!(variant.shared_bytes(dims.k) <= limits.shared as usize && variant.threads() <= 1024);
+                        assert!(
+                            variant.has_bits_of(&chosen) && (cluster == 1 || capability >= (9, 0)),
+                            "{name} {h} {batch}"
+                        );
+                    }
+                }
+            }
         }
     }
 
@@ -112,7 +270,7 @@ mod tests {
         let of = |dims, limits: &Limits| reason(dims, 128, Precision::Bf16, limits);
         assert!(of(Dims { h: 192, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
         assert!(of(Dims { h: 192, ..TUTORIAL }, &RTX4090).contains("192 hidden units, 28 inputs and 10 classes take"));
-        assert!(of(Dims { i: 784, ..TUTORIAL }, &H100).contains("784 inputs and 10 classes take"));
+        assert!(of(Dims { i: 784, ..TUTORIAL }, &RTX4090).contains("784 inputs and 10 classes take"));
         assert!(of(Dims { i: 784, h: 16, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
         assert!(of(Dims { h: 1024, ..TUTORIAL }, &H100).contains("1024 hidden units"));
         assert!(of(Dims { k: 1 << 13, ..TUTORIAL }, &H100).contains("8192 classes take"));

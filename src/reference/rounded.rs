@@ -107,7 +107,7 @@ pub fn forward_backward<F: Real>(
     Gradients { logits, h_last, c_last, loss, gradient, dx }
 }
 
-/// As [`super::model::logits`], of the `rows` of `sequences`.
+/// As `model::logits`, of the `rows` of `sequences`.
 pub fn logits<F: Real>(
     model: &Model,
     parameters: &[F],

@@ -183,7 +183,7 @@ macro_rules! loops {
 fn binary(warp: &mut Warp, op: Bin32, d: R, a: R, b: R, active: u32) {
     loops!(warp.map2(d, a, b, active), value::bin32, op in Bin32:
         AddInt SubInt MulLow MinSigned MaxSigned MinUnsigned MaxUnsigned And Or Xor Shl ShrSigned ShrUnsigned
-        AddFloat SubFloat MulFloat DivFloat MaxFloat MinFloat);
+        AddFloat SubFloat MulFloat DivFloat MaxFloat MinFloat MinFloatOrNan);
 }
 
 #[inline(always)]

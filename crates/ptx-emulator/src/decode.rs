@@ -392,6 +392,7 @@ impl Decoder<'_, '_> {
             }
             ["div", "rn" | "approx" | "full", "f32"] => self.bin32(Bin32::DivFloat, ftz),
             ["min", "f32"] => self.bin32(Bin32::MinFloat, ftz),
+            ["min", "NaN", "f32"] => self.bin32(Bin32::MinFloatOrNan, ftz),
             ["max", "f32"] => self.bin32(Bin32::MaxFloat, ftz),
             ["copysign", "f32"] => self.bin32(Bin32::CopySign, false),
             ["neg", "f32"] => self.un32(Un32::NegFloat, ftz),

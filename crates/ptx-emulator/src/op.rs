@@ -119,6 +119,8 @@ pub(crate) enum Bin32 {
     MulFloat,
     DivFloat,
     MinFloat,
+    /// NaN if either source is.
+    MinFloatOrNan,
     MaxFloat,
     CopySign,
 }

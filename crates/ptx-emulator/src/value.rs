@@ -178,6 +178,8 @@ pub(crate) fn bin32(op: Bin32, a: u32, b: u32) -> u32 {
         Bin32::MulFloat => bits(float(a) * float(b)),
         Bin32::DivFloat => bits(float(a) / float(b)),
         Bin32::MinFloat => min_float(a, b),
+        Bin32::MinFloatOrNan if float(a).is_nan() || float(b).is_nan() => NAN,
+        Bin32::MinFloatOrNan => min_float(a, b),
         Bin32::MaxFloat => max_float(a, b),
         // The sign is that of the first source, the size that of the second.
         Bin32::CopySign => (a & 1 << 31) | (b & !(1 << 31)),
