@@ -1,5 +1,5 @@
-//! Joins the kernels into two texts that the library embeds, those of `kernels/` and those of `kernels/persistent/`, which are
-//! compiled for one model each. Never calls a CUDA compiler: this builds anywhere.
+//! Joins the kernels into texts that the library embeds: those of `kernels/`, and those of `kernels/persistent/` and
+//! `kernels/sequence/`, which are compiled for one model each. Never calls a CUDA compiler: this builds anywhere.
 //!
 //! Order: the common `.cuh` files, then the `.cu` files, each group by name. Before each stands a `#line` mark, so that
 //! what a compiler says names the file and line in `kernels/`.
@@ -16,7 +16,9 @@ fn main() {
         let kernels = Path::new("kernels");
         let write = |name: &str, text: String| fs::write(out.join(name), text).expect("cannot write to OUT_DIR");
         write("kernels.cu", joined(kernels));
-        write("persistent.cu", marked(kernels, "common.cuh") + &joined(&kernels.join("persistent")));
+        for unit in ["persistent", "sequence"] {
+            write(&format!("{unit}.cu"), marked(kernels, "common.cuh") + &joined(&kernels.join(unit)));
+        }
     }
 }
 
@@ -40,6 +42,5 @@ fn marked(folder: &Path, file: &str) -> String {
     let path = folder.join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
     let text = text.replace("\r\n", "\n");
-    let folder = if folder.ends_with("persistent") { "kernels/persistent" } else { "kernels" };
-    format!("#line 1 \"{folder}/{file}\"\n{}\n", text.trim_end())
+    format!("#line 1 \"{}/{file}\"\n{}\n", folder.to_str().expect("plain names").replace('\\', "/"), text.trim_end())
 }

@@ -16,9 +16,11 @@ const BATCH: usize = 128;
 
 fn engine(isa: Isa, threads: usize) -> CpuEngine {
     let data = Arc::new(synthetic::digits(0, 10 * BATCH, 0, 1000));
-    let model = Model { dims: DIMS, forget_bias: 1.0 };
+    let model = Model::new(DIMS);
     let mut engine = CpuEngine::with_isa(model, Adam::default(), data, threads, isa).expect("threads");
-    engine.set_state(&State::new(init::parameters(DIMS, Init::Tutorial, 0))).expect("a state of this model");
+    engine
+        .set_state(&State::new(init::parameters(&Model::new(DIMS), Init::Tutorial, 0)))
+        .expect("a state of this model");
     engine
 }
 

@@ -21,7 +21,7 @@ use fused_lstm::data::{Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
-use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::shape::Dims;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,7 +117,7 @@ fn numbers(count: usize) -> Vec<f32> {
 impl<D: Device> Bed<D> {
     fn new(device: &D) -> Result<Self> {
         let Dims { t, i, p, h, k } = DIMS;
-        let (j, g, n, b) = (i + 1, DIMS.g(), ParamLayout::new(DIMS).len(), BATCH);
+        let (j, g, n, b) = (i + 1, DIMS.g(), Model::new(DIMS).layout().len(), BATCH);
         let floats = |name, count: usize| Buffer::from_slice(device, name, &numbers(count));
         let whole =
             |name, most: u32| Buffer::from_slice(device, name, &(0..b as u32).map(|n| n % most).collect::<Vec<_>>());
@@ -167,7 +167,7 @@ impl<D: Device> Bed<D> {
 
     fn run(&self, device: &D, work: &str) -> Result<()> {
         let Dims { t, i, p, h, k } = DIMS;
-        let (j, g, n, b, cells) = (i + 1, DIMS.g(), ParamLayout::new(DIMS).len(), BATCH, BATCH * h);
+        let (j, g, n, b, cells) = (i + 1, DIMS.g(), Model::new(DIMS).layout().len(), BATCH, BATCH * h);
         let of_step = |buffer: &'_ Buffer<D, f32>, step: usize| step * buffer.len() / t..(step + 1) * buffer.len() / t;
         let recurrent = Product {
             form: Form::Tn,
@@ -302,9 +302,11 @@ fn kernels<D: Device>(group: &mut BenchmarkGroup<'_, WallTime>, device: &D) {
 /// Whole calls of the engine, with their copies, by this machine's clock: each call ends when the device has done all.
 fn engine<D: Device>(group: &mut BenchmarkGroup<'_, WallTime>, device: D) {
     let data = Arc::new(synthetic::digits(0, STEPS * BATCH, 0, SCORED));
-    let model = Model { dims: DIMS, forget_bias: 1.0 };
+    let model = Model::new(DIMS);
     let mut engine = CudaEngine::new(device, model, Adam::default(), data).expect("room for the model");
-    engine.set_state(&State::new(init::parameters(DIMS, Init::Tutorial, 0))).expect("a state of this model");
+    engine
+        .set_state(&State::new(init::parameters(&Model::new(DIMS), Init::Tutorial, 0)))
+        .expect("a state of this model");
     let rows: Vec<u32> = (0..(STEPS * BATCH) as u32).collect();
     engine.train_steps(&rows[..BATCH], BATCH).expect("buffers and a recording");
     group.throughput(Throughput::Elements(BATCH as u64));

@@ -25,7 +25,9 @@ const CONFIG_FILE: &str = "config.json";
 const FILES: [&str; 3] = [MODEL_FILE, STATE_FILE, CONFIG_FILE];
 
 /// Version of the files' form; a later one may not be readable by this program.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The form of checkpoints of the tutorial's model, which programs of before can read too.
+const FIRST_FORMAT: u32 = 1;
 /// Largest `config.json`: it may hold the mean and the deviation of very many inputs.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// Largest header of a tensor file.
@@ -121,7 +123,8 @@ impl Checkpoint {
                 parameters_sha256: sha256(parameters),
             }),
         };
-        let config = ConfigFile { format: FORMAT, config: self.config.clone() };
+        let format = if self.config.is_first_form() { FIRST_FORMAT } else { FORMAT };
+        let config = ConfigFile { format, config: self.config.clone() };
         let config = serde_json::to_vec_pretty(&config).expect("a configuration can be written");
         write_synced(&folder.join(MODEL_FILE), &model.to_bytes())?;
         write_synced(&folder.join(STATE_FILE), &state.to_bytes())?;
@@ -189,12 +192,12 @@ fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     }
     let broken = |e: serde_json::Error| format!("not a configuration ({e})");
     let Form { format } = serde_json::from_slice(bytes).map_err(broken)?;
-    if format != FORMAT {
-        return Err(format!("form {format} is not the form {FORMAT} that this program reads"));
+    if !(FIRST_FORMAT..=FORMAT).contains(&format) {
+        return Err(format!("form {format} is none of the forms {FIRST_FORMAT} to {FORMAT} that this program reads"));
     }
     let ConfigFile { config, .. } = serde_json::from_slice(bytes).map_err(broken)?;
     let Config { model, adam, batch_size, train_sequences, .. } = &config;
-    model.dims.check().and_then(|()| adam.check()).map_err(|e| match e {
+    model.check().and_then(|()| adam.check()).map_err(|e| match e {
         // These remedies are for flags.
         Error::Usage { argument, found, .. } => format!("{argument}: {found}"),
         other => other.to_string(),
@@ -203,8 +206,8 @@ fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     if !decays || adam.epsilon <= 0.0 {
         return Err("Adam's beta1 and beta2 are not between 0 and 1, or its epsilon is not positive".into());
     }
-    if *batch_size == 0 || *train_sequences == 0 || !model.forget_bias.is_finite() {
-        return Err("a size is zero or the forget bias is no number".into());
+    if *batch_size == 0 || *train_sequences == 0 {
+        return Err("a size is zero".into());
     }
     if let Some(own) = &config.own {
         own.check(model.dims.i, model.dims.k)?;
@@ -219,9 +222,9 @@ fn max_bytes(numbers: usize) -> u64 {
 fn tensors(layout: ParamLayout, flats: &[(&str, &[f32])]) -> BTreeMap<String, Tensor> {
     let mut tensors = BTreeMap::new();
     for (prefix, flat) in flats {
-        let shapes = layout.shapes().into_array();
-        let views = layout.view(flat).into_array();
-        for ((name, shape), values) in ParamLayout::NAMES.into_array().iter().zip(shapes).zip(views) {
+        let shapes = layout.shapes().into_vec();
+        let views = layout.view(flat).into_vec();
+        for ((name, shape), values) in layout.names().into_vec().iter().zip(shapes).zip(views) {
             tensors.insert(format!("{prefix}{name}"), Tensor::f32(&shape, values.to_vec()));
         }
     }
@@ -230,7 +233,7 @@ fn tensors(layout: ParamLayout, flats: &[(&str, &[f32])]) -> BTreeMap<String, Te
 
 fn flat(file: &TensorFile, layout: ParamLayout, prefix: &str) -> Result<Vec<f32>, String> {
     // All tensors are looked at before there is room made for them: the layout comes from a file.
-    let tensors = ParamLayout::NAMES.into_array().into_iter().zip(layout.shapes().into_array());
+    let tensors = layout.names().into_vec().into_iter().zip(layout.shapes().into_vec());
     let tensors = tensors.map(|(name, shape)| file.f32(&format!("{prefix}{name}"), &shape));
     let flat = tensors.collect::<Result<Vec<_>, _>>()?.concat();
     match flat.iter().all(|v| v.is_finite()) {

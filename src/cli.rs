@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fused_lstm::data::own::{LabelColumn, Shares};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
+use fused_lstm::model::{Model, Pool};
 use fused_lstm::shape::Dims;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -46,6 +47,10 @@ pub enum Command {
     /// threads. On a GPU with --precision bf16 those of one size and batch go through the same launches, as many at a time as its
     /// memory holds; in f32 or with --grad-clip one goes after the other, and the report says so.
     Sweep(Box<SweepArgs>),
+    /// Make the report of a run anew, or compare several runs on one page
+    ///
+    /// The page is one file that needs nothing else: numbers, curves, and what the model gets wrong.
+    Report(ReportArgs),
     /// Fetch MNIST, or tell what data there is
     Data(DataCommandArgs),
     /// Run fixtures and compare every tensor with the expected one
@@ -234,16 +239,27 @@ pub struct TrainArgs {
     /// Report every N steps
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, default_value = "20", help_heading = "Output")]
     pub log_every: u64,
-    /// Evaluate the validation images every N steps
+    /// Evaluate the validation images every N steps [default: never, with --run 100]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Output")]
     pub eval_every: Option<u64>,
+    /// Stop when the validation loss has not been lower for N evaluations in a row, and keep the model of its lowest
+    ///
+    /// How often to evaluate is for --eval-every to say. A resumed run counts anew.
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true, help_heading = "Training")]
+    pub patience: Option<u64>,
     /// Folder to save the model and all that training needs to go on
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub save: Option<PathBuf>,
-    /// Save every N steps, and not only at the end
+    /// New folder for all of the run: checkpoints, settings, numbers (also for TensorBoard), and a report to look at
+    ///
+    /// It holds config.json, environment.json, metrics.jsonl, events.out.tfevents…, evaluation.json, report.html, and the
+    /// checkpoints `last` and `best`. --resume with this folder goes on with the run.
+    #[arg(long, value_name = "DIR", conflicts_with = "save", help_heading = "Checkpoints")]
+    pub run: Option<PathBuf>,
+    /// Save every N steps, and not only at the end [default: at every evaluation with --run]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Checkpoints")]
     pub save_every: Option<u64>,
-    /// Go on from the checkpoint in this folder, and save there unless --save names another
+    /// Go on from the checkpoint in this folder, and save there unless --save or --run names another
     #[arg(long, value_name = "DIR", help_heading = "Checkpoints")]
     pub resume: Option<PathBuf>,
     #[command(flatten)]
@@ -262,7 +278,7 @@ pub struct SettingsArgs {
     /// Sequences in a batch [default: 128]
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
-    /// Hidden units; the input layer is as wide [default: 128]
+    /// Hidden units of each layer and direction [default: 128]
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub hidden: Option<usize>,
     /// Adam's learning rate [default: 0.001]
@@ -280,6 +296,60 @@ pub struct SettingsArgs {
     /// Seed of the initial parameters and of the data order [default: 0]
     #[arg(long, value_name = "N", value_parser = from_zero::<u64>, allow_negative_numbers = true, help_heading = "Training")]
     pub seed: Option<u64>,
+    #[command(flatten)]
+    pub larger: LargerArgs,
+}
+
+/// What goes beyond the tutorial's model and its training.
+#[derive(Args, Clone, Default)]
+pub struct LargerArgs {
+    /// LSTM layers, one upon the other [default: 1]
+    #[arg(long, value_name = "N", value_parser = layers, allow_negative_numbers = true, help_heading = "Larger models")]
+    pub layers: Option<usize>,
+    /// Read each sequence in both directions, each with hidden units of its own
+    #[arg(long, help_heading = "Larger models")]
+    pub bidirectional: bool,
+    /// What stands before the first LSTM layer: nothing, or a linear layer [default: linear, as wide as --hidden]
+    #[arg(long, value_name = "none|linear|linear:WIDTH", value_parser = input_layer, help_heading = "Larger models")]
+    pub input_layer: Option<InputLayerArg>,
+    /// What the output layer reads: the last step's state, or the mean or maximum over the steps [default: last]
+    ///
+    /// Backwards the last step is the sequence's first.
+    #[arg(long, value_enum, help_heading = "Larger models")]
+    pub pool: Option<Pool>,
+    /// Share of each layer's outputs that the layer above does not get while training; 0 for none [default: none]
+    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Larger models")]
+    pub dropout: Option<f32>,
+    /// Share of the training loss's target that is spread over all classes [default: 0]
+    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
+    pub label_smoothing: Option<f32>,
+    /// What every parameter loses in a step, times the learning rate, whatever its gradient: AdamW [default: 0]
+    #[arg(long, value_name = "RATE", value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// How the learning rate goes on [default: constant]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub schedule: Option<ScheduleName>,
+    /// Steps in which --schedule warmup-cosine comes to the full learning rate [default: a tenth of all]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
+    pub warmup_steps: Option<u64>,
+}
+
+/// What `--input-layer` asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InputLayerArg {
+    None,
+    /// Of this width, or as wide as the hidden units.
+    Linear(Option<usize>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleName {
+    /// The same at every step
+    Constant,
+    /// From --lr down to 0, along half a cosine
+    Cosine,
+    /// From 0 up to --lr in a straight line, then as cosine
+    WarmupCosine,
 }
 
 #[derive(Args)]
@@ -297,7 +367,7 @@ pub struct SweepArgs {
     /// Adam's learning rates, separated by commas [default: 0.001]
     #[arg(long, value_name = "RATE,…", value_delimiter = ',', value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Combinations")]
     pub lr: Vec<f64>,
-    /// Hidden units; the input layer is as wide [default: 128]
+    /// Hidden units of each layer and direction [default: 128]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
     pub hidden: Vec<usize>,
     /// Sequences in a batch [default: 128]
@@ -318,6 +388,8 @@ pub struct SweepArgs {
     /// Largest 2-norm of the gradient of all parameters; larger ones are scaled down to it [default: none]
     #[arg(long, value_name = "NORM", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
     pub grad_clip: Option<f32>,
+    #[command(flatten)]
+    pub larger: LargerArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// File for all results, as JSON
@@ -373,6 +445,16 @@ pub struct PredictArgs {
     /// One JSON object per line on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Folders that `train --run` wrote
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// File for the page [default: report.html in the run's folder; comparison.html here if there are several runs]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -541,6 +623,20 @@ fn device(text: &str) -> Result<Device, String> {
 
 fn size(text: &str) -> Result<usize, String> {
     whole(text, 1, Dims::MAX_SIZE)
+}
+
+fn layers(text: &str) -> Result<usize, String> {
+    whole(text, 1, Model::MAX_LAYERS)
+}
+
+fn input_layer(text: &str) -> Result<InputLayerArg, String> {
+    let width = |text: &str| size(text).map(|width| InputLayerArg::Linear(Some(width)));
+    match text.split_once(':') {
+        None if text == "none" => Ok(InputLayerArg::None),
+        None if text == "linear" => Ok(InputLayerArg::Linear(None)),
+        Some(("linear", text)) => width(text),
+        _ => Err("choose none, linear, or linear:WIDTH such as linear:64".into()),
+    }
 }
 
 fn count(text: &str) -> Result<u64, String> {

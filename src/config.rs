@@ -4,20 +4,20 @@ use crate::data::Dataset;
 use crate::data::own::OwnData;
 use crate::engine::{Model, State};
 use crate::init::{self, Init};
-use crate::optimizer::Adam;
+use crate::optimizer::{Adam, Schedule};
 use crate::shape::Dims;
 use serde::{Deserialize, Serialize};
 
 /// A model and its training. With it and a [`State`], training goes on as if it had never stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Sizes and forget bias.
+    /// What is computed.
     pub model: Model,
     /// The optimizer.
     pub adam: Adam,
     /// How the parameters start.
     pub init: Init,
-    /// Seed of the initial parameters and of the data order.
+    /// Seed of the initial parameters and of the data order; dropout has its own.
     pub seed: u64,
     /// Sequences in a batch, B.
     pub batch_size: usize,
@@ -36,7 +36,7 @@ impl Config {
     pub fn new(data: &Dataset, hidden: usize) -> Self {
         let dims = Dims { t: data.train.t(), i: data.train.i(), p: hidden, h: hidden, k: data.classes };
         Self {
-            model: Model { dims, forget_bias: 1.0 },
+            model: Model::new(dims),
             adam: Adam::default(),
             init: Init::default(),
             seed: 0,
@@ -47,8 +47,14 @@ impl Config {
         }
     }
 
+    /// Whether it can be told to programs that know nothing beyond the tutorial's model and optimizer.
+    pub(crate) fn is_first_form(&self) -> bool {
+        let Adam { weight_decay, schedule, .. } = self.adam;
+        self.model.extras().is_none() && weight_decay == 0.0 && schedule == Schedule::Constant
+    }
+
     /// The state before the first step.
     pub fn initial_state(&self) -> State {
-        State::new(init::parameters(self.model.dims, self.init, self.seed))
+        State::new(init::parameters(&self.model, self.init, self.seed))
     }
 }

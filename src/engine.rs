@@ -4,28 +4,13 @@
 use crate::data::{Sequences, Split};
 use crate::error::Result;
 use crate::precision::Precision;
-use crate::shape::{Dims, ParamLayout};
 
-/// What is computed, apart from the parameters.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Model {
-    /// Sizes.
-    pub dims: Dims,
-    /// Added to the forget gate before its sigmoid; no parameter.
-    pub forget_bias: f32,
-}
-
-impl Model {
-    /// Where the parameters lie.
-    pub fn layout(&self) -> ParamLayout {
-        ParamLayout::new(self.dims)
-    }
-}
+pub use crate::model::Model;
 
 /// Everything that training changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// Flat parameters, as [`ParamLayout`] lays them out.
+    /// Flat parameters, as [`crate::shape::ParamLayout`] lays them out.
     pub parameters: Vec<f32>,
     /// Adam's running mean of the gradients, laid out alike.
     pub m: Vec<f32>,
@@ -66,9 +51,9 @@ pub struct Scores {
 pub struct Trace {
     /// `[B,K]`
     pub logits: Vec<f32>,
-    /// Hidden state after the last step, `[B,H]`.
+    /// Hidden state that each direction of the last layer ends with, `[B,D·H]`.
     pub h_last: Vec<f32>,
-    /// Cell state after the last step, `[B,H]`.
+    /// Cell state, likewise.
     pub c_last: Vec<f32>,
     /// Cross-entropy of each sequence, `[B]`.
     pub loss: Vec<f32>,
@@ -141,7 +126,8 @@ pub trait Engine {
     /// If the device fails.
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>>;
 
-    /// Runs forward and backward on `batch`, from outside of the data set, and changes nothing.
+    /// Runs forward and backward on `batch`, from outside of the data set, as the next training step would, and changes
+    /// nothing.
     ///
     /// # Errors
     ///

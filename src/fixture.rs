@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::optimizer::Adam;
 use crate::precision::Precision;
 use crate::reference::softmax_xent::arg_max;
-use crate::shape::{Dims, GATES, ParamLayout, Tensors};
+use crate::shape::{Dims, GATES, Linear, Tensors};
 use crate::tensor_file::{Numbers, Tensor, TensorFile};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -120,7 +120,7 @@ impl Fixture {
         let [_, g] = file.shape("param.lstm_kernel")?;
         let [_, k] = file.shape("param.w_out")?;
         let dims = Dims { t, i, p, h: g / GATES, k };
-        dims.check().map_err(|e| e.to_string())?;
+        Model::new(dims).check().map_err(|e| e.to_string())?;
         if n == 0 {
             return Err("x has no rows".into());
         }
@@ -134,9 +134,9 @@ impl Fixture {
             beta1: number("beta1", standard.beta1)?,
             beta2: number("beta2", standard.beta2)?,
             epsilon: number("eps", standard.epsilon)?,
-            grad_clip: None,
+            ..standard
         };
-        let model = Model { dims, forget_bias: number("forget_bias", 1.0)? as f32 };
+        let model = Model { forget_bias: number("forget_bias", 1.0)? as f32, ..Model::new(dims) };
         let numbers = [adam.learning_rate, adam.beta1, adam.beta2, adam.epsilon, model.forget_bias.into()];
         if !numbers.iter().all(|n: &f64| n.is_finite()) {
             return Err("a number in the metadata is NaN or infinite".into());
@@ -194,13 +194,13 @@ impl Fixture {
             ("out.correct".to_owned(), Tensor::i32(&[1], vec![correct as i32])),
             ("grad.x".to_owned(), Tensor::f32(&[n, t, i], trace.dx)),
         ]);
-        computed.extend(named("grad", self.model.dims, &trace.gradient));
+        computed.extend(named("grad", &self.model, &trace.gradient));
         let rows: Vec<u32> = (0..n as u32).collect();
         let mut losses = Vec::new();
         for step in 1..=10 {
             losses.push(engine.train_steps(&rows, n)?[0].loss);
             if step == 1 || step == 10 {
-                computed.extend(named(&format!("after{step}"), self.model.dims, &engine.state()?.parameters));
+                computed.extend(named(&format!("after{step}"), &self.model, &engine.state()?.parameters));
             }
         }
         computed.insert("out.losses10".into(), Tensor::f32(&[10], losses));
@@ -307,15 +307,19 @@ fn parameters(file: &TensorFile, prefix: &str, dims: Dims) -> Result<Vec<f32>, S
 }
 
 /// The tensors `prefix.*` of a fixture from flat parameters (or gradients).
-fn named(prefix: &str, dims: Dims, flat: &[f32]) -> Vec<(String, Tensor)> {
-    let Dims { i, p, h, k, .. } = dims;
-    let Tensors { w_in, b_in, w_x, w_h, b, w_out, b_out } = ParamLayout::new(dims).view(flat);
-    let kernel = exchange_gates(&[w_x, w_h].concat(), h);
+fn named(prefix: &str, model: &Model, flat: &[f32]) -> Vec<(String, Tensor)> {
+    let Dims { i, p, h, k, .. } = model.dims;
+    let Tensors { input: Some(Linear { w: w_in, b: b_in }), cells, output: Linear { w: w_out, b: b_out } } =
+        model.layout().view(flat)
+    else {
+        unreachable!("a fixture's model has an input layer")
+    };
+    let kernel = exchange_gates(&[cells[0].w_x, cells[0].w_h].concat(), h);
     [
         ("w_in", Tensor::f32(&[i, p], w_in.to_vec())),
         ("b_in", Tensor::f32(&[p], b_in.to_vec())),
-        ("lstm_kernel", Tensor::f32(&[p + h, dims.g()], kernel)),
-        ("lstm_bias", Tensor::f32(&[dims.g()], exchange_gates(b, h))),
+        ("lstm_kernel", Tensor::f32(&[p + h, GATES * h], kernel)),
+        ("lstm_bias", Tensor::f32(&[GATES * h], exchange_gates(cells[0].b, h))),
         ("w_out", Tensor::f32(&[h, k], w_out.to_vec())),
         ("b_out", Tensor::f32(&[k], b_out.to_vec())),
     ]

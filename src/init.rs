@@ -1,6 +1,7 @@
 //! Initial parameters: seeded, one random stream per tensor, so that they do not depend on device or threads.
 
-use crate::shape::{Dims, ParamLayout};
+use crate::model::Model;
+use crate::shape::{Cell, Linear};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
@@ -20,7 +21,16 @@ pub enum Init {
 const LAYER_BIAS: f32 = 0.1;
 
 /// Streams of the seed's generator; the data order takes others.
-const STREAMS: std::ops::Range<u64> = 0..7;
+mod stream {
+    pub const INPUT: u64 = 0;
+    pub const OUTPUT: u64 = 3;
+
+    /// Those of a cell's `w_x` and `w_h`. All cells but the first are far from the data order's.
+    pub fn cell(n: usize) -> [u64; 2] {
+        let first = if n == 0 { 1 } else { (1 << 63) + 2 * n as u64 };
+        [first, first + 1]
+    }
+}
 
 /// The generator of one purpose: same seed, same stream, same numbers, on every machine.
 pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
@@ -29,32 +39,37 @@ pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Flat initial parameters for `dims`.
-pub fn parameters(dims: Dims, init: Init, seed: u64) -> Vec<f32> {
-    let layout = ParamLayout::new(dims);
+/// Flat initial parameters of `model`.
+pub fn parameters(model: &Model, init: Init, seed: u64) -> Vec<f32> {
+    let layout = model.layout();
     let mut flat = vec![0.0f32; layout.len()];
     let glorot = |rows: usize, columns: usize| (6.0 / (rows + columns) as f32).sqrt();
-    // The two halves of the LSTM kernel [P+H,4H] share its limit.
-    let kernel = glorot(dims.p + dims.h, dims.g());
-    let mut streams = STREAMS.map(|stream| generator(seed, stream));
-    let mut fill = |tensor: &mut [f32], limit: Option<f32>| {
-        let rng = &mut streams.next().expect("one stream for each tensor");
+    let fill = |tensor: &mut [f32], limit: Option<f32>, stream: u64| {
+        let rng = &mut generator(seed, stream);
         match limit {
             Some(limit) => uniform(tensor, limit, rng),
             None => tensor.iter_mut().for_each(|v| *v = StandardNormal.sample(rng)),
         }
     };
-    let tensors = layout.view_mut(&mut flat);
     let layer = |rows, columns| match init {
         Init::Tutorial => None,
         Init::Xavier => Some(glorot(rows, columns)),
     };
-    fill(tensors.w_in, layer(dims.i, dims.p));
-    fill(tensors.w_x, Some(kernel));
-    fill(tensors.w_h, Some(kernel));
-    fill(tensors.w_out, layer(dims.h, dims.k));
-    tensors.b_in.fill(LAYER_BIAS);
-    tensors.b_out.fill(LAYER_BIAS);
+    let (dims, tensors) = (model.dims, layout.view_mut(&mut flat));
+    if let Some(Linear { w, b }) = tensors.input {
+        fill(w, layer(dims.i, dims.p), stream::INPUT);
+        b.fill(LAYER_BIAS);
+    }
+    for (n, Cell { w_x, w_h, .. }) in tensors.cells.into_iter().enumerate() {
+        // The two halves of the LSTM kernel share its limit.
+        let kernel = Some(glorot(model.layer_inputs(n / model.directions()) + dims.h, dims.g()));
+        let [x, h] = stream::cell(n);
+        fill(w_x, kernel, x);
+        fill(w_h, kernel, h);
+    }
+    let Linear { w, b } = tensors.output;
+    fill(w, layer(model.width(), dims.k), stream::OUTPUT);
+    b.fill(LAYER_BIAS);
     flat
 }
 
@@ -67,7 +82,9 @@ fn uniform(tensor: &mut [f32], limit: f32, rng: &mut impl Rng) {
 mod tests {
     use super::*;
 
-    const DIMS: Dims = Dims { t: 28, i: 28, p: 128, h: 128, k: 10 };
+    use crate::shape::{Dims, Tensors};
+
+    const MODEL: Model = Model::new(Dims { t: 28, i: 28, p: 128, h: 128, k: 10 });
 
     fn moments(tensor: &[f32]) -> (f64, f64) {
         let n = tensor.len() as f64;
@@ -77,38 +94,44 @@ mod tests {
 
     #[test]
     fn tensors_have_the_tutorials_distributions() {
-        let flat = parameters(DIMS, Init::Tutorial, 0);
-        let tensors = ParamLayout::new(DIMS).view(&flat);
-        let (mean, deviation) = moments(tensors.w_in);
+        let flat = parameters(&MODEL, Init::Tutorial, 0);
+        let Tensors { input: Some(input), cells, output } = MODEL.layout().view(&flat) else { unreachable!() };
+        let (mean, deviation) = moments(input.w);
         assert!(mean.abs() < 0.06 && (deviation - 1.0).abs() < 0.05, "{mean} {deviation}");
         let limit = (6.0f32 / 768.0).sqrt();
-        for tensor in [tensors.w_x, tensors.w_h] {
+        for tensor in [cells[0].w_x, cells[0].w_h] {
             let (mean, deviation) = moments(tensor);
             // A uniform distribution's standard deviation is its limit over the root of 3.
             assert!(mean.abs() < 1e-3 && (deviation / f64::from(limit / 3f32.sqrt()) - 1.0).abs() < 0.02);
             assert!(tensor.iter().all(|v| v.abs() <= limit));
         }
-        assert!(tensors.b.iter().all(|&v| v == 0.0));
-        assert!(tensors.b_in.iter().chain(tensors.b_out).all(|&v| v == 0.1));
+        assert!(cells[0].b.iter().all(|&v| v == 0.0));
+        assert!(input.b.iter().chain(output.b).all(|&v| v == 0.1));
     }
 
     #[test]
     fn xavier_bounds_the_layers() {
-        let flat = parameters(DIMS, Init::Xavier, 3);
-        let tensors = ParamLayout::new(DIMS).view(&flat);
-        assert!(tensors.w_in.iter().all(|v| v.abs() <= (6.0f32 / 156.0).sqrt()));
-        assert!(tensors.w_out.iter().any(|v| v.abs() > 0.1));
+        let flat = parameters(&MODEL, Init::Xavier, 3);
+        let Tensors { input: Some(input), output, .. } = MODEL.layout().view(&flat) else { unreachable!() };
+        assert!(input.w.iter().all(|v| v.abs() <= (6.0f32 / 156.0).sqrt()));
+        assert!(output.w.iter().any(|v| v.abs() > 0.1));
     }
 
     #[test]
     fn seeds_and_tensors_have_their_own_numbers() {
-        let (a, b) = (parameters(DIMS, Init::Tutorial, 1), parameters(DIMS, Init::Tutorial, 2));
-        assert_eq!(a, parameters(DIMS, Init::Tutorial, 1));
+        let (a, b) = (parameters(&MODEL, Init::Tutorial, 1), parameters(&MODEL, Init::Tutorial, 2));
+        assert_eq!(a, parameters(&MODEL, Init::Tutorial, 1));
         assert_ne!(a, b);
-        let tensors = ParamLayout::new(DIMS).view(&a);
-        assert_ne!(tensors.w_x[..64], tensors.w_h[..64]);
-        // A wider output layer leaves the other tensors as they were.
-        let wide = parameters(Dims { k: 11, ..DIMS }, Init::Tutorial, 1);
+        let tensors = MODEL.layout().view(&a);
+        assert_ne!(tensors.cells[0].w_x[..64], tensors.cells[0].w_h[..64]);
+        // A wider output layer leaves the other tensors as they were, and so do more layers.
+        let wide = parameters(&Model { dims: Dims { k: 11, ..MODEL.dims }, ..MODEL }, Init::Tutorial, 1);
         assert_eq!(a[..100_000], wide[..100_000]);
+        let deep = Model { layers: 2, bidirectional: true, ..MODEL };
+        let flat = parameters(&deep, Init::Tutorial, 1);
+        let deeper = deep.layout().view(&flat).cells;
+        assert_eq!(deeper[0], tensors.cells[0]);
+        assert_ne!(deeper[0].w_h[..64], deeper[1].w_h[..64]);
+        assert_ne!(deeper[1].w_h[..64], deeper[2].w_h[..64]);
     }
 }

@@ -34,32 +34,38 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`data`] | IDX files, MNIST and its download, synthetic digits, pictures, [your own files](data::own), the order of batches |
-//! | [`shape`] | sizes, and where each tensor lies in the flat parameters |
+//! | [`shape`], [`model`], [`dropout`] | sizes, and where each tensor lies in the flat parameters; what is computed |
 //! | [`engine`] | the seam: what every engine can do |
 //! | [`reference`](mod@reference) | the oracle in plain loops, for f32 and f64 |
 //! | [`cpu`] | the fast CPU engine |
 //! | `cuda` | with the feature `cuda`: the kernels of the CUDA engine, compiled when the program runs |
 //! | [`precision`] | in which numbers matrix products are computed |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
+//! | [`run`] | the folder that a training leaves: settings, numbers, checkpoints, what it gets wrong |
+//! | [`confusion`] | how often each class was taken for each other |
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
 //! Sizes have one letter each: B sequences in a batch, T steps, I inputs per step, P outputs of the input layer, H hidden
-//! units, G = 4H gates, K classes. Shapes are row-major.
+//! units, G = 4H gates, L layers of D directions, K classes. Shapes are row-major.
 
 pub mod checkpoint;
 pub mod config;
+pub mod confusion;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod dropout;
 pub mod engine;
 pub mod error;
 pub mod fixture;
 pub mod init;
+pub mod model;
 pub mod optimizer;
 pub mod precision;
 pub mod progress;
 pub mod reference;
+pub mod run;
 pub mod shape;
 pub mod tensor_file;
 pub mod train;

@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> fused_lstm::Result<u8> {
         Some(Command::Eval(args)) => commands::eval::run(args)?,
         Some(Command::Predict(args)) => return commands::predict::run(args),
         Some(Command::Sweep(args)) => commands::sweep::run(args)?,
+        Some(Command::Report(args)) => commands::report::run(args)?,
         Some(Command::Data(args)) => commands::data::run(args)?,
         Some(Command::Verify(args)) => return Ok(commands::verify::run(args)),
         Some(Command::Bench(args)) => commands::bench::run(args)?,

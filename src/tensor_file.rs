@@ -105,16 +105,7 @@ impl TensorFile {
     ///
     /// [`Error::Io`]; `flag` is the one that named the place.
     pub fn write(&self, path: &Path, flag: &str) -> Result<()> {
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = Path::new(&part);
-        let moved = |()| {
-            let remedy = format!("choose another place with {flag}");
-            std::fs::rename(part, path).map_err(|e| Error::io(path, "write", e, remedy))
-        };
-        write_synced(part, &self.to_bytes()).and_then(moved).inspect_err(|_| {
-            let _ = std::fs::remove_file(part);
-        })
+        write_whole(path, &self.to_bytes(), &format!("choose another place with {flag}"))
     }
 
     /// The floats of tensor `name`, whose shape must be `shape`.
@@ -170,16 +161,32 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
+/// Writes `bytes` to `path`, under another name first, so that there is never half of the file.
+///
+/// # Errors
+///
+/// [`Error::Io`], naming `path`, with this remedy.
+pub fn write_whole(path: &Path, bytes: &[u8], remedy: &str) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = Path::new(&part);
+    synced(part, bytes).and_then(|()| std::fs::rename(part, path)).map_err(|e| {
+        let _ = std::fs::remove_file(part);
+        Error::io(path, "write", e, remedy)
+    })
+}
+
 /// Writes `bytes` to `path` and waits until they are on disk.
 ///
 /// # Errors
 ///
 /// [`Error::Io`], naming `path`.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = std::fs::File::create(path)?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|e| Error::io(path, "write", e, "free some space or choose another folder"))
+    synced(path, bytes).map_err(|e| Error::io(path, "write", e, "free some space or choose another folder"))
+}
+
+fn synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()
 }

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::batches::Order;
 use crate::data::{Dataset, Split};
-use crate::engine::{Engine, Scores};
+use crate::engine::{Engine, Scores, State};
 use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,21 +23,34 @@ pub struct Plan {
     pub log_every: u64,
     /// Evaluate the validation split every so many steps.
     pub eval_every: Option<u64>,
+    /// Stop after so many evaluations in a row without a lower validation loss, and go back to the state of the lowest.
+    pub patience: Option<u64>,
     /// Folder for checkpoints.
     pub save: Option<PathBuf>,
     /// Save every so many steps; the end is always saved.
     pub save_every: Option<u64>,
+    /// Keep the state of the lowest validation loss. The end is then always evaluated.
+    pub keep: Option<Keep>,
+}
+
+/// Where the state of the lowest validation loss is kept.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// Folder for its checkpoint.
+    pub folder: PathBuf,
+    /// Loss of the one that lies there already; infinite if there is none.
+    pub lowest_loss: f64,
 }
 
 impl Plan {
     /// `steps` steps in all, a report every 20, nothing saved.
     pub fn new(steps: u64) -> Self {
-        Self { steps, log_every: 20, eval_every: None, save: None, save_every: None }
+        Self { steps, log_every: 20, eval_every: None, patience: None, save: None, save_every: None, keep: None }
     }
 }
 
 /// What the user sees of a few steps.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StepReport {
     /// Steps done.
     pub step: u64,
@@ -45,6 +58,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Share of that batch that is classified right, measured after its update.
     pub accuracy: f64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
     /// Mean time of a step since the last report, in milliseconds.
     pub ms_per_step: f64,
     /// Sequences trained on per second, since the last report.
@@ -52,12 +67,18 @@ pub struct StepReport {
 }
 
 /// Quality on a whole split.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EvalReport {
     /// Share of sequences classified right.
     pub accuracy: f64,
     /// Mean cross-entropy, in nats.
+    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f64,
+}
+
+/// Reads a number. JSON has no word for one that is not finite: there it is `null`.
+fn number_or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(<Option<f64> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl EvalReport {
@@ -102,6 +123,8 @@ pub struct Summary {
     pub steps: u64,
     /// Steps done by this run.
     pub steps_here: u64,
+    /// With patience, the step of the lowest validation loss, whose state was kept.
+    pub best: Option<u64>,
     /// Time spent in training steps, without reports, evaluation and saving.
     pub train_time: Duration,
 }
@@ -139,7 +162,8 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
     check(data, config, plan)?;
-    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None };
+    let lowest_loss = plan.keep.as_ref().map_or(f64::INFINITY, |keep| keep.lowest_loss);
+    let mut run = Run { engine, data, config, plan, batch: Vec::new(), saved: None, lowest_loss, best: None };
     let first = run.engine.state()?.step;
     let mut order = Order::new(data.train.len(), config.seed);
     let (mut step, mut train_time) = (first, Duration::ZERO);
@@ -173,25 +197,38 @@ pub fn train(
                 step,
                 loss: quality.loss,
                 accuracy: quality.accuracy,
+                learning_rate: config.adam.rate(step),
                 ms_per_step: time * 1e3 / steps,
                 samples_per_s: steps * config.batch_size as f64 / time,
             })?;
         }
-        if plan.eval_every.is_some_and(due) {
-            observer.validation(step, &evaluate(run.engine, data, Split::Validation)?)?;
+        let mut patience_ends = false;
+        if plan.eval_every.is_some_and(due) || plan.keep.is_some() && step == plan.steps {
+            let validation = evaluate(run.engine, data, Split::Validation)?;
+            observer.validation(step, &validation)?;
+            run.keep(step, validation.loss)?;
+            patience_ends = run.is_out_of_patience(step, validation.loss)?;
         }
         if plan.save_every.is_some_and(due) {
             run.save(step)?;
         }
+        if patience_ends {
+            break;
+        }
     }
-    run.save(step)?;
-    Ok(Summary { steps: step, steps_here: step - first, train_time })
+    let best = run.best.take();
+    if let Some(best) = &best {
+        run.engine.set_state(&best.state)?;
+    }
+    let best = best.map(|best| best.state.step);
+    run.save(best.unwrap_or(step))?;
+    Ok(Summary { steps: step, steps_here: step - first, best, train_time })
 }
 
 /// Makes sure that the loop ends and has something to do.
 fn check(data: &Dataset, config: &Config, plan: &Plan) -> Result<()> {
-    let Plan { log_every, eval_every, save_every, .. } = plan;
-    let every = [Some(*log_every), *eval_every, *save_every, Some(config.batch_size as u64)];
+    let Plan { log_every, eval_every, patience, save_every, .. } = plan;
+    let every = [Some(*log_every), *eval_every, *patience, *save_every, Some(config.batch_size as u64)];
     if every.contains(&Some(0)) || data.train.is_empty() {
         let found = "an interval or the batch size is zero, or there are no sequences";
         return Err(Error::usage("training plan", found, "give at least 1 of each"));
@@ -208,6 +245,18 @@ struct Run<'a> {
     batch: Vec<u32>,
     /// Step of the checkpoint that this run saved last.
     saved: Option<u64>,
+    /// The lowest validation loss of a state that was kept.
+    lowest_loss: f64,
+    /// With patience, what was best so far.
+    best: Option<Best>,
+}
+
+/// The lowest validation loss so far.
+struct Best {
+    loss: f64,
+    state: State,
+    /// Evaluations since.
+    since: u64,
 }
 
 impl Run<'_> {
@@ -216,6 +265,20 @@ impl Run<'_> {
         let Plan { steps, log_every, eval_every, save_every, .. } = self.plan;
         let to_multiple = |every: u64| every - step % every;
         [Some(*log_every), *eval_every, *save_every].into_iter().flatten().map(to_multiple).fold(steps - step, u64::min)
+    }
+
+    /// Takes note of the validation loss after `step`; true if there has been no lower one for too long.
+    fn is_out_of_patience(&mut self, step: u64, loss: f64) -> Result<bool> {
+        let Some(patience) = self.plan.patience else { return Ok(false) };
+        if let Some(best) = self.best.as_mut().filter(|best| loss >= best.loss) {
+            best.since += 1;
+            return Ok(best.since >= patience);
+        }
+        if !loss.is_finite() {
+            return Err(self.diverged(step, loss as f32));
+        }
+        self.best = Some(Best { loss, state: self.engine.state()?, since: 0 });
+        Ok(false)
     }
 
     /// How good the model is after `step`, on the batch of that step.
@@ -229,7 +292,21 @@ impl Run<'_> {
     /// Saves the state after `step`, if there is a folder for it and this was not done already.
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(folder) = self.plan.save.as_ref().filter(|_| self.saved != Some(step)) else { return Ok(()) };
-        // Nothing takes the place of a good checkpoint but another good one.
+        self.checkpoint(step)?.save(folder)?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    /// Keeps the state after `step` if its validation `loss` is the lowest so far.
+    fn keep(&mut self, step: u64, loss: f64) -> Result<()> {
+        let Some(keep) = self.plan.keep.as_ref().filter(|_| loss < self.lowest_loss) else { return Ok(()) };
+        self.checkpoint(step)?.save(&keep.folder)?;
+        self.lowest_loss = loss;
+        Ok(())
+    }
+
+    /// The state after `step`. Nothing takes the place of a good checkpoint but another good one.
+    fn checkpoint(&mut self, step: u64) -> Result<Checkpoint> {
         self.quality(step)?;
         let state = self.engine.state()?;
         if ![&state.parameters, &state.m, &state.v].into_iter().flatten().all(|number| number.is_finite()) {
@@ -237,9 +314,7 @@ impl Run<'_> {
             let remedy = format!("parameters or Adam's m and v are not finite any more: {}", self.remedy());
             return Err(Error::Diverged { step, loss: f32::NAN, remedy });
         }
-        Checkpoint { config: self.config.clone(), state }.save(folder)?;
-        self.saved = Some(step);
-        Ok(())
+        Ok(Checkpoint { config: self.config.clone(), state })
     }
 
     fn diverged(&self, step: u64, loss: f32) -> Error {

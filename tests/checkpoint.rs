@@ -7,10 +7,10 @@ use fused_lstm::engine::{Model, State};
 use fused_lstm::error::Error;
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
-use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::shape::Dims;
 use rand::RngExt;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -119,11 +119,11 @@ fn fails(program: &mut Command, code: i32, words: &[&str]) -> String {
 
 /// A checkpoint as a program would make it, with numbers that are all different.
 fn checkpoint(dims: Dims, seed: u64) -> Checkpoint {
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let count = model.layout().len();
     let numbers = |scale: f32| (0..count).map(|at| (at as f32 + 0.1) * scale).collect();
     let state = State {
-        parameters: init::parameters(dims, Init::Tutorial, seed),
+        parameters: init::parameters(&Model::new(dims), Init::Tutorial, seed),
         m: numbers(-1e-3),
         v: numbers(1e-30),
         step: 5,
@@ -173,8 +173,8 @@ fn the_model_file_holds_the_named_tensors() {
         ("b_out", &[6]),
     ];
     assert_eq!(model.names().len(), expected.len());
-    let layout = ParamLayout::new(DIMS);
-    let values = layout.view(&saved.state.parameters).into_array();
+    let layout = Model::new(DIMS).layout();
+    let values = layout.view(&saved.state.parameters).into_vec();
     for ((name, shape), values) in expected.into_iter().zip(values) {
         let tensor = model.tensor(name).unwrap();
         assert_eq!((tensor.dtype(), tensor.shape()), (Dtype::F32, shape), "{name}");
@@ -303,7 +303,7 @@ fn states(place: &Place, steps: u64) -> Vec<State> {
     fs::remove_dir_all(place.path("first")).unwrap();
     let data = std::sync::Arc::new(mnist::load(&place.path("data")).unwrap());
     let mut engine = CpuEngine::new(config.model, config.adam, data, 1).unwrap();
-    engine.set_state(&State::new(init::parameters(config.model.dims, config.init, config.seed))).unwrap();
+    engine.set_state(&State::new(init::parameters(&config.model, config.init, config.seed))).unwrap();
     let mut order = Order::new(TRAIN as usize, config.seed);
     let step = |step| {
         engine.train_steps(&order.rows(step * BATCH, BATCH as usize), BATCH as usize).unwrap();
@@ -795,7 +795,7 @@ fn damages() -> Vec<Damage> {
         damage(config, "garbage", |_| Some(b"{\"format\": 1, garbage".to_vec()), "not a configuration"),
         damage(config, "a list", |_| Some(b"[1, 2]".to_vec()), "not a configuration"),
         damage(config, "deep", |_| Some(vec![b'['; 100_000]), "not a configuration"),
-        damage(config, "form", |_| Some(b"{\"format\": 2, \"net\": 1}".to_vec()), "form 2 is not the form 1"),
+        damage(config, "form", |_| Some(b"{\"format\": 3, \"net\": 1}".to_vec()), "form 3 is none of the forms 1 to 2"),
         damage(
             config,
             "sizes of 2^60",
@@ -810,6 +810,24 @@ fn damages() -> Vec<Damage> {
         damage(config, "rate", configured("/adam/learning_rate", (-1).into()), "--lr -1"),
         damage(config, "decay", configured("/adam/beta1", 2.into()), "beta1"),
         damage(config, "no number", configured("/model/forget_bias", Value::Null), "not a configuration"),
+        damage(
+            config,
+            "layers",
+            configured(
+                "/model",
+                json!({ "dims": { "t": 3, "i": 3, "p": 16, "h": 16, "k": 10 }, "forget_bias": 1.0, "layers": 0 }),
+            ),
+            "--layers 0",
+        ),
+        damage(
+            config,
+            "pool",
+            configured(
+                "/model",
+                json!({ "dims": { "t": 3, "i": 3, "p": 16, "h": 16, "k": 10 }, "forget_bias": 1.0, "pool": "median" }),
+            ),
+            "not a configuration",
+        ),
     ]);
     damages
 }

@@ -883,7 +883,8 @@ fn an_architecture_that_is_none_is_refused() {
 #[test]
 fn help_of_every_command() {
     let commands =
-        "|train|eval|predict|data|data fetch|data info|verify|bench|profile|kernels|doctor|completions|man".split('|');
+        "|train|eval|predict|report|data|data fetch|data info|verify|bench|profile|kernels|doctor|completions|man"
+            .split('|');
     for command in commands {
         for flag in ["-h", "--help"] {
             let run = run(&command.split_whitespace().chain([flag]).collect::<Vec<_>>()).succeeds();
@@ -912,6 +913,7 @@ fn help_of_every_command() {
         "--eval-every",
         "--save ",
         "--save-every",
+        "--run ",
         "--resume",
         "--json",
         "--quiet",

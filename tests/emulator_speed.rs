@@ -22,7 +22,7 @@ fn an_iteration_takes_less_than_half_a_second() {
     let bytes = (0..16 * 28 * 28).map(|k| (k * 37 % 256) as u8).collect();
     let images = Sequences::new(28, 28, Values::U8 { bytes, scale: 1.0 / 255.0 }, (0..16).map(|k| k % 10).collect());
     let device = Emulated::new(kept::ptx(), Default::default()).unwrap();
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let mut engine = CudaEngine::new(device, model, Adam::default(), dataset_of(images, 10)).unwrap();
     engine.set_state(&start(dims)).unwrap();
     let rows: Vec<u32> = (0..16).collect();

@@ -9,10 +9,11 @@ use flate2::{Compression, write::GzEncoder};
 use fused_lstm::cuda::kernels::Kernels;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
+use fused_lstm::cuda::sequence_variant::SequenceVariant;
 use fused_lstm::cuda::sources;
 use fused_lstm::cuda::{
     device::Limits,
-    find, kept, kept_variants,
+    find, kept, kept_sequences, kept_variants,
     variant::{Division, Variant},
 };
 use fused_lstm::shape::Dims;
@@ -93,7 +94,7 @@ fn compiled_variants(nvrtc: &Nvrtc) -> &'static [OfModel] {
         let dims = Dims { t: 28, i, p: h, h, k: 10 };
         let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };
         let variant = Variant::new(dims, Division::ONE, &limits).ok()?;
-        Some((variant, Kernels::compile_variant(nvrtc, &variant, architecture).unwrap()))
+        Some((variant, Kernels::compile_specialized(nvrtc, &variant.into(), architecture).unwrap()))
     };
     COMPILED.get_or_init(|| {
         MODELS.into_iter().map(|model| AMPERE_ON.into_iter().map(|gpu| of(model, gpu)).collect()).collect()
@@ -122,6 +123,66 @@ fn the_persistent_kernels_keep_to_the_resources_of_every_architecture() {
             }
         }
         assert!(of_model.iter().any(Option::is_some), "{h} hidden units and {i} inputs fit nowhere");
+    }
+}
+
+/// Families of GPUs, their compute capability and the shared memory that a block can have there.
+const TURING_ON: [(&str, (u32, u32), u32); 7] = [
+    ("sm_75", (7, 5), 64),
+    ("sm_80", (8, 0), 163),
+    ("sm_86", (8, 6), 99),
+    ("sm_89", (8, 9), 99),
+    ("sm_90", (9, 0), 227),
+    ("sm_100", (10, 0), 227),
+    ("sm_120", (12, 0), 99),
+];
+
+/// Hidden units and sequences of a batch that the sequence kernels are held to their limits for: all weights in registers, one row
+/// to a block, many of them, and clusters.
+const BATCHES: [(usize, usize); 6] = [(60, 16), (128, 128), (128, 200), (128, 4096), (192, 128), (256, 128)];
+
+/// A batch on each of [`TURING_ON`], where it fits.
+type OfBatch = Vec<Option<(SequenceVariant, Kernels)>>;
+
+/// The variants of [`BATCHES`] that fit on each of [`TURING_ON`], compiled; once, for it takes two seconds each.
+fn compiled_sequences(nvrtc: &Nvrtc) -> &'static [OfBatch] {
+    static COMPILED: OnceLock<Vec<OfBatch>> = OnceLock::new();
+    let of = |(h, batch): (usize, usize), (architecture, capability, kilobytes): (&str, (u32, u32), u32)| {
+        let dims = Dims { t: 28, i: 28, p: h, h, k: 10 };
+        let limits = Limits { capability, shared: kilobytes * 1024, multiprocessors: 100 };
+        let variant = SequenceVariant::new(dims, batch, &limits).ok()?;
+        Some((variant, Kernels::compile_specialized(nvrtc, &variant.into(), architecture).unwrap()))
+    };
+    COMPILED.get_or_init(|| {
+        BATCHES.into_iter().map(|batch| TURING_ON.into_iter().map(|gpu| of(batch, gpu)).collect()).collect()
+    })
+}
+
+#[test]
+fn the_sequence_kernels_keep_to_the_resources_of_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut names = sources::sequence_names();
+    names.sort();
+    for ((h, batch), of_batch) in BATCHES.into_iter().zip(compiled_sequences(&nvrtc)) {
+        for ((architecture, capability, kilobytes), made) in TURING_ON.into_iter().zip(of_batch) {
+            let Some((variant, kernels)) = made else {
+                let fits = h <= 128 || capability >= (9, 0) && kilobytes > 200;
+                assert!(!fits, "{h} hidden units and {batch} sequences do not fit on {architecture}");
+                continue;
+            };
+            let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
+            assert_eq!(compiled, names, "{architecture}");
+            for kernel in &kernels.resources {
+                check_resources(kernel, &format!("{architecture}, {variant:?}"));
+            }
+            let shared = variant.shared_bytes_forward(true).max(variant.shared_bytes_forward(false));
+            assert!(shared.max(variant.backward_bytes()) <= kilobytes as usize * 1024, "{architecture} {variant:?}");
+            for instruction in ["\tatom.", "\tred.", "tanh.approx", "div.approx", "div.full"] {
+                assert!(!kernels.ptx.contains(instruction), "{instruction}");
+            }
+            assert_eq!(kernels.ptx.contains("barrier.cluster"), variant.cluster > 1, "{variant:?}");
+        }
+        assert!(of_batch.iter().any(Option::is_some), "{h} hidden units and {batch} sequences fit nowhere");
     }
 }
 
@@ -220,7 +281,7 @@ fn is_release(nvrtc: &Nvrtc, kept: &str, file: &str) -> bool {
 }
 
 /// What stands in [`RESOURCES`].
-fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel]) -> String {
+fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel], sequences: &[OfBatch]) -> String {
     let table = |title: &str, cell: &dyn Fn(&Kernels, &Resources) -> String| {
         let mut text = format!("\n## {title}\n\n| kernel | threads | {} |\n", ARCHITECTURES.join(" | "));
         text += &format!("| --- | --- |{}\n", " --- |".repeat(ARCHITECTURES.len()));
@@ -251,6 +312,34 @@ fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel]) 
         },
         table("Blocks on a multiprocessor at once, and occupancy", &occupancy),
     ) + &persistent_document(variants)
+        + &sequence_document(sequences)
+}
+
+/// What the sequence kernels take, one block of a multiprocessor.
+fn sequence_document(sequences: &[OfBatch]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = String::from(
+        "\n# What the sequence kernels take\n\nNone spills, on any of these architectures. As they are chosen for 100 multiprocessors \
+         and 28 steps.\n\n## How the work is shared out: blocks of a cluster × rows of a block; places of weights in shared memory of \
+         all places of a thread; registers of a thread forward, backward; shared memory of a block backward, in bytes\n\n",
+    );
+    let names = TURING_ON.map(|(architecture, ..)| architecture.to_owned());
+    text += &line(["H, B, threads".to_owned()].into_iter().chain(names).collect());
+    text += &line(vec!["---".into(); 1 + TURING_ON.len()]);
+    for ((h, batch), of_batch) in BATCHES.into_iter().zip(sequences) {
+        let cell = |made: &Option<(SequenceVariant, Kernels)>| {
+            let Some((variant, kernels)) = made else { return "does not fit".into() };
+            let registers =
+                |name| kernels.resources.iter().find(|kernel| kernel.name == name).expect("it is there").registers;
+            let SequenceVariant { cluster, rows, backward_shared, .. } = *variant;
+            let (forward, backward) = (registers("sequence_forward"), registers("sequence_backward"));
+            let (places, bytes) = (variant.places(), variant.backward_bytes());
+            format!("{cluster} × {rows}; {backward_shared} of {places}; {forward}, {backward}; {bytes}")
+        };
+        let threads = of_batch.iter().flatten().next().map_or(0, |(variant, _)| variant.threads());
+        text += &line([format!("{h}, {batch}, {threads}")].into_iter().chain(of_batch.iter().map(cell)).collect());
+    }
+    text
 }
 
 /// What the persistent kernels take: of their largest, which one block of a multiprocessor runs, for all models; of the others for
@@ -319,7 +408,11 @@ fn the_document_tells_the_resources_of_every_kernel() {
     let of = document.split_once("As NVRTC ").and_then(|(_, rest)| rest.split(' ').next());
     let of = of.expect("the document tells its compiler");
     if is_release(&nvrtc, of, RESOURCES) {
-        check_kept(&document, &resource_document(of, compiled(&nvrtc), compiled_variants(&nvrtc)), RESOURCES);
+        check_kept(
+            &document,
+            &resource_document(of, compiled(&nvrtc), compiled_variants(&nvrtc), compiled_sequences(&nvrtc)),
+            RESOURCES,
+        );
     }
 }
 
@@ -330,6 +423,16 @@ fn the_kept_variants_are_what_the_compiler_makes() {
     let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
     if is_release(&nvrtc, of, kept_variants::PATH) {
         check_kept(&kept, &kept_variants::make(&nvrtc).unwrap(), kept_variants::PATH);
+    }
+}
+
+#[test]
+fn the_kept_sequence_kernels_are_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let kept = kept_sequences::text().unwrap();
+    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept_sequences::PATH) {
+        check_kept(&kept, &kept_sequences::make(&nvrtc).unwrap(), kept_sequences::PATH);
     }
 }
 
@@ -346,8 +449,9 @@ fn renew_the_kept_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
     fs::write(root.join(kept_variants::PATH), packed(&kept_variants::make(&nvrtc).unwrap())).unwrap();
-    fs::write(root.join(RESOURCES), resource_document(&release(&nvrtc), compiled(&nvrtc), compiled_variants(&nvrtc)))
-        .unwrap();
+    fs::write(root.join(kept_sequences::PATH), packed(&kept_sequences::make(&nvrtc).unwrap())).unwrap();
+    let (of, compiled, variants) = (release(&nvrtc), compiled(&nvrtc), compiled_variants(&nvrtc));
+    fs::write(root.join(RESOURCES), resource_document(&of, compiled, variants, compiled_sequences(&nvrtc))).unwrap();
 }
 
 // ---- without NVRTC ----

@@ -7,12 +7,12 @@ use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::init::{self, Init};
-use fused_lstm::optimizer::Adam;
+use fused_lstm::optimizer::{Adam, Schedule};
 use fused_lstm::precision::Precision;
 use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
-use support::models::{RAGGED, check, dataset, start};
+use support::models::{RAGGED, check, dataset, dataset_of, larger, padded, start, start_of};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 struct Bounds {
@@ -85,7 +85,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
     let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
     for [n, t, i, p, h, k] in RAGGED {
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let data = dataset(dims, n);
         let mut reference = reference(model, Adam::default(), &data, precision);
         let expected = reference.trace(&data.train).unwrap();
@@ -105,8 +105,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
             output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
             let ranges = model.layout().ranges();
             let zero_recurrence = t == 1;
-            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_array())
-            {
+            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_vec()) {
                 let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
                 let may_be_zero = zero_recurrence && *tensor == "w_h";
                 worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bounds.gradient, may_be_zero));
@@ -117,11 +116,117 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
     println!("{precision}, worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
 }
 
+fn larger_cpu(model: Model, adam: Adam, data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
+    let mut engine = CpuEngine::with_isa(model, adam, data.clone(), threads, isa).unwrap();
+    engine.set_state(&start_of(&model)).unwrap();
+    engine
+}
+
+#[test]
+fn larger_models() {
+    let bounds = Bounds::of(Precision::F32);
+    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    for (model, sequences) in larger() {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected = reference.trace(&data.train).unwrap();
+        let probabilities = reference.predict(&data.train).unwrap();
+        let rows: Vec<u32> = (0..n as u32).collect();
+        let scores = reference.evaluate(Split::Train, &rows).unwrap().loss;
+        for isa in Isa::available() {
+            let mut engine = larger_cpu(model, Adam::default(), &data, 2, isa);
+            poison(&mut engine, n.next_multiple_of(16));
+            let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+            let name = |tensor: &str| format!("{} B {n} {model:?} {tensor}", isa.name());
+            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
+                worst_output = worst_output.max(check(&name(tensor), got, expected, bounds.output, false));
+            };
+            output("logits", &logits, &expected.logits);
+            output("h", &h_last, &expected.h_last);
+            output("c", &c_last, &expected.c_last);
+            output("loss", &loss, &expected.loss);
+            output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
+            output("scores", &engine.evaluate(Split::Train, &rows).unwrap().loss, &scores);
+            let tensors = model.layout().names().into_vec().into_iter().zip(model.layout().ranges().into_vec());
+            for (tensor, range) in tensors {
+                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
+                let may_be_zero = model.dims.t == 1 && tensor.starts_with("w_h");
+                worst_gradient = worst_gradient.max(check(&name(&tensor), got, expected, bounds.gradient, may_be_zero));
+            }
+            worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bounds.gradient, false));
+            for row in 0..n {
+                let padding = (row * model.dims.t + data.train.length(row)) * model.dims.i;
+                let padding = &dx[padding..(row + 1) * model.dims.sequence_len()];
+                assert!(padding.iter().all(|&d| d == 0.0), "{}", name("padding"));
+            }
+        }
+    }
+    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+#[test]
+fn larger_models_are_trained_as_by_the_reference() {
+    let bounds = Bounds::of(Precision::F32);
+    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.dims.h > 1) {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let schedule = Schedule::Cosine { warm_up: 3, steps: 20 };
+        let adam = Adam { learning_rate: 0.003, grad_clip: Some(0.5), weight_decay: 0.1, schedule, ..Adam::default() };
+        let rows: Vec<u32> = (0..20 * n).map(|k| (k * 37 % n) as u32).collect();
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected: Vec<f32> = reference.train_steps(&rows, n).unwrap().iter().map(|m| m.loss).collect();
+        let parameters = reference.state().unwrap().parameters;
+        let train = |threads| {
+            let mut engine = larger_cpu(model, adam, &data, threads, Isa::best());
+            let losses: Vec<f32> = engine.train_steps(&rows, n).unwrap().iter().map(|m| m.loss).collect();
+            (losses, engine.state().unwrap(), engine.evaluate(Split::Train, &rows[..n]).unwrap())
+        };
+        let one = train(1);
+        check(&format!("losses of {model:?}"), &one.0, &expected, bounds.losses, false);
+        check(&format!("parameters of {model:?}"), &one.1.parameters, &parameters, bounds.parameters, false);
+        for threads in [2, 3] {
+            assert!(train(threads) == one, "{threads} threads, {model:?}");
+        }
+    }
+}
+
+/// Without lengths the engine takes another way back through the steps.
+#[test]
+fn lengths_that_are_all_the_longest_change_nothing() {
+    for (model, sequences) in larger().into_iter().filter(|(_, sequences)| sequences.lengths().is_none()) {
+        let (n, data) = (sequences.len(), dataset_of(sequences, model.dims.k));
+        let lengths = data.train.clone().with_lengths(vec![model.dims.t as u32; n]);
+        let mut engine = larger_cpu(model, Adam::default(), &data, 2, Isa::best());
+        assert!(engine.trace(&data.train).unwrap() == engine.trace(&lengths).unwrap(), "{model:?}");
+    }
+}
+
+/// Products in bf16 know lengths, and refuse what they do not know.
+#[test]
+fn bf16_knows_lengths_and_no_larger_models() {
+    let Some(isa) = Isa::bf16() else { return println!("skipped: this processor has no AVX512-BF16") };
+    let bounds = Bounds::of(Precision::Bf16);
+    let dims = Dims { t: 6, i: 5, p: 7, h: 33, k: 4 };
+    let (model, data) = (Model::new(dims), dataset_of(padded(dims, 37), dims.k));
+    let expected = reference(model, Adam::default(), &data, Precision::Bf16).trace(&data.train).unwrap();
+    let got = cpu(model, Adam::default(), &data, 2, isa).trace(&data.train).unwrap();
+    check("logits", &got.logits, &expected.logits, bounds.output, false);
+    check("gradient", &got.gradient, &expected.gradient, bounds.gradient, false);
+    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.extras().is_some()) {
+        let data = dataset_of(sequences, model.dims.k);
+        let error = CpuEngine::with_isa(model, Adam::default(), data, 1, isa).err().expect("it is refused");
+        assert!(error.exit_code() == 2 && error.to_string().contains(&model.extras().unwrap()), "{error}");
+    }
+}
+
 #[test]
 fn a_single_class_leaves_nothing_to_learn() {
     let dims = Dims { t: 3, i: 2, p: 4, h: 5, k: 1 };
     let data = dataset(dims, 9);
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &data, 1, Isa::best());
     let trace = engine.trace(&data.train).unwrap();
     assert!(trace.loss.iter().chain(&trace.gradient).all(|&v| v == 0.0));
 }
@@ -129,7 +234,7 @@ fn a_single_class_leaves_nothing_to_learn() {
 #[test]
 fn a_hundred_training_steps() {
     let dims = Dims { t: 7, i: 5, p: 12, h: 20, k: 4 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = dataset(dims, 60);
     for grad_clip in [None, Some(0.1)] {
         let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
@@ -160,7 +265,7 @@ fn run(isa: Isa, threads: usize, n: usize, grad_clip: Option<f32>) -> (State, Ve
     let dims = Dims { t: 6, i: 5, p: 9, h: 37, k: 10 };
     let data = dataset(dims, n);
     let adam = Adam { grad_clip, ..Adam::default() };
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, adam, &data, threads, isa);
+    let mut engine = cpu(Model::new(dims), adam, &data, threads, isa);
     let rows: Vec<u32> = (0..5 * n as u32).map(|k| k % n as u32).collect();
     let metrics = engine.train_steps(&rows, n).unwrap();
     let scores = engine.evaluate(Split::Train, &rows[..n]).unwrap();
@@ -185,9 +290,9 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn another_state_takes_the_place_of_the_last() {
     let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
     let data = dataset(dims, 8);
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &data, 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &data, 1, Isa::best());
     let before = engine.predict(&data.train).unwrap();
-    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 4))).unwrap();
+    engine.set_state(&State::new(init::parameters(&Model::new(dims), Init::Tutorial, 4))).unwrap();
     assert_ne!(engine.predict(&data.train).unwrap(), before);
     engine.set_state(&start(dims)).unwrap();
     assert_eq!(engine.predict(&data.train).unwrap(), before);
@@ -201,7 +306,7 @@ fn a_state_comes_back_as_it_went_in() {
     let mut state = start(dims);
     state.m.iter_mut().zip(&mut state.v).enumerate().for_each(|(k, (m, v))| (*m, *v) = (k as f32, 1.0 / k as f32));
     state.step = 77;
-    let mut engine = cpu(Model { dims, forget_bias: 1.0 }, Adam::default(), &dataset(dims, 4), 1, Isa::best());
+    let mut engine = cpu(Model::new(dims), Adam::default(), &dataset(dims, 4), 1, Isa::best());
     engine.set_state(&state).unwrap();
     assert_eq!(engine.state().unwrap(), state);
 }

@@ -118,7 +118,7 @@ fn errors(got: &Trace, expected: &Trace, model: Model) -> [(f64, &'static str); 
     let worst = |all: Vec<(f64, &'static str)>| {
         all.into_iter().fold((0.0, ""), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a })
     };
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     let names = ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"];
     let gradients = names
         .into_iter()
@@ -151,7 +151,7 @@ fn text(errors: [(f64, &'static str); 3]) -> String {
 fn a_batch_at_ragged_sizes() {
     for [n, t, i, p, h, k] in SIZES {
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let data = dataset(dims, n);
         let [rounded, plain] = [Precision::Bf16, Precision::F32]
             .map(|precision| reference(model, Adam::default(), data.clone(), precision).trace(&data.train).unwrap());
@@ -173,7 +173,7 @@ fn both_ways_of_updating_do_the_same() {
     let mut worst = 0.0f64;
     for [n, t, i, p, h, k] in SIZES {
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let data = dataset(dims, n);
         let [(state, metrics), (expected, expected_metrics)] = [None, Some(1e9)].map(|grad_clip| {
             let mut engine = engine(model, Adam { grad_clip, ..Adam::default() }, data.clone(), 0);
@@ -183,7 +183,7 @@ fn both_ways_of_updating_do_the_same() {
         });
         assert_eq!(metrics, expected_metrics, "before any update");
         for (tensor, range) in
-            ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(model.layout().ranges().into_array())
+            ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(model.layout().ranges().into_vec())
         {
             let zero = t == 1 && *tensor == "w_h";
             let what = |of: &str| format!("B {n} {dims:?} {of} of {tensor}");
@@ -203,7 +203,7 @@ fn both_ways_of_updating_do_the_same() {
 #[test]
 fn steps_do_not_depend_on_how_many_are_asked_for() {
     let dims = Dims { t: 2, i: 20, p: 7, h: 60, k: 3 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = images(dims, 30);
     let rows: Vec<u32> = (0..70 * 4).map(|k| k * 7 % 30).collect();
     let mut at_once = engine(model, Adam::default(), data.clone(), 0);
@@ -230,7 +230,7 @@ fn images(dims: Dims, n: usize) -> Arc<Dataset> {
 #[test]
 fn bytes_are_operands_as_they_are() {
     let dims = Dims { t: 4, i: 28, p: 20, h: 64, k: 10 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = images(dims, 11);
     let expected = reference(model, Adam::default(), data.clone(), Precision::Bf16).trace(&data.train).unwrap();
     let got = engine(model, Adam::default(), data.clone(), 0).trace(&data.train).unwrap();
@@ -244,7 +244,7 @@ fn bytes_are_operands_as_they_are() {
 #[test]
 fn gradients_by_precision_and_activations() {
     let dims = Dims { t: 28, i: 28, p: 32, h: 128, k: 10 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = images(dims, 8);
     let expected = reference(model, Adam::default(), data.clone(), Precision::F32).trace(&data.train).unwrap();
     for (precision, activations, bounds) in [
@@ -268,7 +268,7 @@ const DIVISIONS: [[usize; 2]; 3] = [[4, 1], [1, 2], [2, 4]];
 /// Everything that a division shows of two training steps, of a trace and of scores.
 fn divided(division: Division, seed: u64, n: usize, t: usize) -> (State, Vec<f32>, Trace, Scores, Vec<f32>) {
     let dims = Dims { t, i: 28, p: 9, h: 60, k: 10 };
-    let model = Model { dims, forget_bias: 0.7 };
+    let model = Model { forget_bias: 0.7, ..Model::new(dims) };
     let data = images(dims, n);
     let mut device = emulated(seed);
     device.set_limits(Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors: 132 });
@@ -307,7 +307,7 @@ fn losses(metrics: &[StepMetrics]) -> Vec<f32> {
 #[test]
 fn training_follows_the_reference() {
     let dims = Dims { t: 7, i: 28, p: 24, h: 60, k: 5 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     for (data, grad_clip) in [(images(dims, 60), None), (dataset(dims, 60), Some(0.1))] {
         let (batch, steps) = (20, 25);
         let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
@@ -361,7 +361,7 @@ fn golden_cases() {
 fn activations_are_as_accurate_as_they_say() {
     const UNITS: usize = 128;
     let dims = Dims { t: 1, i: 20, p: 1, h: UNITS, k: 2 };
-    let model = Model { dims, forget_bias: 0.0 };
+    let model = Model { forget_bias: 0.0, ..Model::new(dims) };
     let data = dataset(dims, 1);
     let numbers: Vec<f32> = (-1280..1280).map(|n| n as f32 / 64.0).chain([-1e3; 64]).chain([1e3; 64]).collect();
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -375,7 +375,7 @@ fn activations_are_as_accurate_as_they_say() {
             for gate in [0, 2, 3] {
                 // All other gates are open.
                 let mut parameters = vec![0.0; model.layout().len()];
-                let bias = &mut parameters[model.layout().ranges().b];
+                let bias = &mut parameters[model.layout().ranges().cells[0].b.clone()];
                 bias.fill(1e3);
                 bias[gate * UNITS..][..UNITS].copy_from_slice(numbers);
                 engine.set_state(&State::new(parameters)).unwrap();
@@ -402,7 +402,7 @@ fn activations_are_as_accurate_as_they_say() {
 fn launches_of_a_step(grad_clip: Option<f32>) -> u64 {
     let dims = Dims { t: 9, i: 3, p: 4, h: 5, k: 3 };
     let adam = Adam { grad_clip, ..Adam::default() };
-    let mut engine = engine(Model { dims, forget_bias: 1.0 }, adam, dataset(dims, 9), 0);
+    let mut engine = engine(Model::new(dims), adam, dataset(dims, 9), 0);
     engine.train_steps(&[0, 1, 2], 3).unwrap();
     let before = engine.device().launches();
     engine.train_steps(&[3, 4, 5, 6, 7, 8], 3).unwrap();
@@ -419,7 +419,7 @@ fn an_iteration_is_four_launches() {
 fn run(seed: u64, n: usize) -> (State, Vec<f32>, Trace) {
     let dims = Dims { t: 3, i: 7, p: 9, h: 128, k: 10 };
     let data = dataset(dims, n);
-    let mut engine = engine(Model { dims, forget_bias: 1.0 }, Adam::default(), data.clone(), seed);
+    let mut engine = engine(Model::new(dims), Adam::default(), data.clone(), seed);
     let rows: Vec<u32> = (0..2 * n as u32).map(|k| k % n as u32).collect();
     let seen = losses(&engine.train_steps(&rows, n).unwrap());
     (engine.state().unwrap(), seen, engine.trace(&data.train).unwrap())
@@ -436,7 +436,7 @@ fn every_schedule_gives_the_same_bits() {
 #[test]
 fn what_the_kernels_cannot_do_is_done_in_f32_and_told() {
     let dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 3 };
-    let model = Model { dims, forget_bias: 1.0 };
+    let model = Model::new(dims);
     let data = dataset(dims, 9);
     let mut device = emulated(0);
     device.set_limits(Limits { capability: (7, 5), shared: 64 * 1024, multiprocessors: 40 });
@@ -450,6 +450,7 @@ fn what_the_kernels_cannot_do_is_done_in_f32_and_told() {
     assert_eq!(old.train_steps(&rows, 3).unwrap(), f32.train_steps(&rows, 3).unwrap());
     let reason = &old.plan().unwrap().reason;
     assert!(reason.contains("in f32: bf16 needs compute capability 8.0"), "{reason}");
+    assert_eq!(old.precision(), Precision::F32);
     let refused = CudaEngine::with_precision(emulated(0), model, Adam::default(), data, Precision::Tf32);
     assert_eq!(refused.err().map(|error| error.exit_code()), Some(2));
 }

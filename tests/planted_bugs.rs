@@ -9,8 +9,9 @@ mod support;
 use fused_lstm::cuda::device::Limits;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::sequence_variant::SequenceVariant;
 use fused_lstm::cuda::variant::{Division, Variant};
-use fused_lstm::cuda::{CudaEngine, kept, kept_variants, sources};
+use fused_lstm::cuda::{CudaEngine, kept, kept_sequences, kept_variants, sources};
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::relative_max;
@@ -22,6 +23,7 @@ use ptx_emulator::Options;
 use std::sync::Arc;
 use support::models::{dataset, dataset_of, start};
 use support::nvrtc;
+use support::sequence::{FORGET_BIAS, pass};
 
 /// Largest errors relative to each tensor's largest value, those of `tests/cuda.rs`.
 const OUTPUT: f64 = 4e-6;
@@ -672,9 +674,149 @@ const PERSISTENT_BUGS: [Bug; 65] = [
     ),
 ];
 
+/// Bugs of the sequence kernels.
+const SEQUENCE_BUGS: [Bug; 20] = [
+    // ---- sequence/layout.cuh ----
+    bug(
+        "sequence/layout.cuh",
+        "lanes keep the wrong half",
+        "halves && upper ? value[n + count] : value[n]",
+        "halves && !upper ? value[n + count] : value[n]",
+        "numbers",
+    ),
+    bug(
+        "sequence/layout.cuh",
+        "a place of shared weights too early",
+        "return is_shared(place, SHARED) ? shared[before * THREADS]",
+        "return is_shared(place, SHARED) ? shared[(before > 0 ? before - 1 : 0) * THREADS]",
+        "numbers",
+    ),
+    // ---- sequence/peers.cuh ----
+    bug(
+        "sequence/peers.cuh",
+        "h and da stay in their own block",
+        "asm volatile(\"st.shared::cluster.f32 [%0],%1;\" ::\"r\"(address), \"f\"(value) : \"memory\");",
+        "*to = value;",
+        "race",
+    ),
+    bug(
+        "sequence/peers.cuh",
+        "a block waits for itself alone",
+        "    if constexpr (CLUSTER == 1) {\n        __syncthreads();",
+        "    if constexpr (true) {\n        __syncthreads();",
+        "block of the cluster absent",
+    ),
+    // ---- sequence/forward.cu ----
+    bug(
+        "sequence/forward.cu",
+        "no guard at the last row",
+        "return unit < H && first_row + n / GATES < B;",
+        "return unit < H;",
+        "race",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "no guard at the last unit",
+        "return unit < H && first_row + n / GATES < B;",
+        "return first_row + n / GATES < B;",
+        "race",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "h in the place that is being read",
+        "h_shared + (t + 1) % 2 * ROWS * UNITS + (first_row",
+        "h_shared + t % 2 * ROWS * UNITS + (first_row",
+        "race",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "no barrier between steps",
+        "the place of h_{t-1} any more.\n        wait_for_cluster();",
+        "the place of h_{t-1} any more.",
+        "race",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "no barrier before the first step",
+        "to one that has not started.\n    wait_for_cluster();",
+        "to one that has not started.",
+        "race",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "forget bias in another gate",
+        "gate == GATE_F ? a + forget_bias",
+        "gate == GATE_O ? a + forget_bias",
+        "numbers",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "inputs of the step that is done",
+        "if (t + 1 < T) fetch(t + 1);",
+        "if (t + 1 < T) fetch(t);",
+        "numbers",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "a cell does not pass its forget gate",
+        "fmaf(of_cell[GATE_F], state[cell], of_cell",
+        "fmaf(1.0f, state[cell], of_cell",
+        "numbers",
+    ),
+    bug(
+        "sequence/forward.cu",
+        "scores from the first step's state",
+        "(SAVES || t + 1 == T) && unit",
+        "(SAVES || t == 0) && unit",
+        "numbers",
+    ),
+    // ---- sequence/backward.cu ----
+    bug(
+        "sequence/backward.cu",
+        "no guard at the last row",
+        "return unit < H && first_row + cell < B;",
+        "return unit < H;",
+        "out of bounds",
+    ),
+    bug("sequence/backward.cu", "da in one place", "da_shared + t % 2 * ROWS * COLUMNS;", "da_shared;", "race"),
+    bug(
+        "sequence/backward.cu",
+        "no barrier between steps",
+        "the one that is written next.\n        wait_for_cluster();",
+        "the one that is written next.",
+        "race",
+    ),
+    bug("sequence/backward.cu", "gates of the wrong step", "        fetch(t - 1);\n", "        fetch(t);\n", "numbers"),
+    bug(
+        "sequence/backward.cu",
+        "dc does not pass the forget gate",
+        "dc[cell] = d_c * f;",
+        "dc[cell] = d_c;",
+        "numbers",
+    ),
+    bug(
+        "sequence/backward.cu",
+        "a block is written to that may be done",
+        "                if (t == 0) continue;\n",
+        "",
+        "block of the cluster absent",
+    ),
+    // ---- sequence/pack.cu ----
+    bug("sequence/pack.cu", "columns gate after gate", "column / 16 % GATES", "column / UNITS", "numbers"),
+];
+
+/// The text that a file is in.
+fn unit_of(file: &str) -> &'static str {
+    match file.split_once('/') {
+        Some(("persistent", _)) => sources::PERSISTENT,
+        Some(_) => sources::SEQUENCE,
+        None => sources::KERNELS,
+    }
+}
+
 /// The kernels with a bug.
 fn planted(bug: &Bug) -> String {
-    let kernels = if bug.file.contains('/') { sources::PERSISTENT } else { sources::KERNELS };
+    let kernels = unit_of(bug.file);
     let mark = format!("#line 1 \"kernels/{}\"\n", bug.file);
     let (before, rest) = kernels.split_once(&mark).expect("the file is among the kernels");
     let (file, after) = rest.split_at(rest.find("\n#line ").unwrap_or(rest.len()));
@@ -716,7 +858,7 @@ fn compare_traces(got: &Trace, expected: &Trace, model: Model) -> Result<(), Str
     compare("h", &got.h_last, &expected.h_last, OUTPUT)?;
     compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
     compare("loss", &got.loss, &expected.loss, OUTPUT)?;
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
         compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], GRADIENT)?;
     }
@@ -756,11 +898,13 @@ fn findings(ptx: &str) -> Result<(), String> {
     for case in &CASES {
         let [batch, t, i, p, h, k] = case.sizes;
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let adam = Adam { grad_clip: case.grad_clip, ..Adam::default() };
         let data = data_of(case, dims);
         let on = |seed| {
-            let device = Emulated::new(ptx, Options { seed, ..Options::default() }).map_err(|e| e.to_string())?;
+            let mut device = Emulated::new(ptx, Options { seed, ..Options::default() }).map_err(|e| e.to_string())?;
+            // Too little shared memory for the kernels that run all steps in one launch.
+            device.set_limits(Limits { capability: (9, 0), shared: 0, multiprocessors: 132 });
             let mut engine = CudaEngine::new(device, model, adam, data.clone()).map_err(|e| e.to_string())?;
             run(&mut engine, &data, batch)
         };
@@ -853,7 +997,7 @@ fn compare_rounded(got: &Trace, expected: &Trace, model: Model) -> Result<(), St
     compare("h", &got.h_last, &expected.h_last, ROUNDED_OUTPUT)?;
     compare("c", &got.c_last, &expected.c_last, ROUNDED_OUTPUT)?;
     compare("loss", &got.loss, &expected.loss, ROUNDED_OUTPUT)?;
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
         compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], ROUNDED_GRADIENT)?;
     }
@@ -865,7 +1009,7 @@ fn persistent_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
     for (case, multiprocessors, division) in &PERSISTENT_CASES {
         let [batch, t, i, p, h, k] = case.sizes;
         let dims = Dims { t, i, p, h, k };
-        let model = Model { dims, forget_bias: 0.7 };
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         // Large steps: weights that are not renewed are seen.
         let adam = Adam { learning_rate: 0.05, ..Adam::default() };
         let data = data_of(case, dims);
@@ -996,13 +1140,76 @@ fn bugs_in_persistent_weight_update_cu() {
     check_persistent("persistent/weight_update.cu");
 }
 
+// ---- sequence kernels ----
+
+/// Sizes, and how the work is shared out: units, cluster, lanes, rows that train and that score, places forward, backward and where
+/// scores are wanted in shared memory. What is padded is rows and units.
+const SEQUENCE_CASES: [([usize; 6], [usize; 8]); 2] =
+    [([5, 4, 3, 2, 20, 3], [32, 1, 2, 2, 4, 5, 3, 6]), ([3, 3, 2, 3, 30, 3], [32, 2, 4, 1, 2, 2, 0, 1])];
+
+/// What the checks find in the sequence kernels of this text.
+fn sequence_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
+    for (sizes, shared_out) in SEQUENCE_CASES {
+        let [batch, t, i, p, h, k] = sizes;
+        let [units, cluster, lanes, rows, score_rows, forward_shared, backward_shared, score_shared] = shared_out;
+        let variant =
+            SequenceVariant { units, cluster, lanes, rows, score_rows, forward_shared, backward_shared, score_shared };
+        let dims = Dims { t, i, p, h, k };
+        let told = |error: fused_lstm::Error| error.to_string();
+        let source = variant.source().replace(sources::SEQUENCE, kernels);
+        let ptx = kept_sequences::make_one(nvrtc, &variant, &source).map_err(told)?;
+        let on = |seed| {
+            let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
+            device.replace(variant, ptx.clone());
+            pass(device, variant, dims, batch).map_err(told)
+        };
+        let got = on(0)?;
+        let (model, data) = (Model { forget_bias: FORGET_BIAS, ..Model::new(dims) }, dataset(dims, batch));
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start(dims)).map_err(told)?;
+        let expected = reference.trace(&data.train).map_err(told)?;
+        compare("logits", &got.logits, &expected.logits, OUTPUT)?;
+        compare("h", &got.h_last, &expected.h_last, OUTPUT)?;
+        compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
+        compare("gradient", &got.gradient, &expected.gradient, GRADIENT)?;
+        for (scored, expected) in got.scored.iter().zip([&expected.logits, &expected.h_last, &expected.c_last]) {
+            compare("scores", scored, expected, OUTPUT)?;
+        }
+        if on(7)? != got {
+            return Err("another schedule gives other bits".into());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_sequence_kernels_as_they_are_have_no_bug() {
+    let Some(nvrtc) = nvrtc() else { return };
+    assert_eq!(sequence_findings(&nvrtc, sources::SEQUENCE), Ok(()));
+}
+
+#[test]
+fn bugs_in_the_sequence_kernels() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut missed = Vec::new();
+    for bug in &SEQUENCE_BUGS {
+        let found = sequence_findings(&nvrtc, &planted(bug)).err();
+        let text = found.as_deref().unwrap_or("nothing");
+        println!("{}: {}: {text}", bug.file, bug.name);
+        if !text.contains(bug.found_by) {
+            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
 /// Every bug stands at one place of the kernels, and in the list that tells by what it is found. Needs no compiler.
 #[test]
 fn the_list_in_the_documentation_is_this_one() {
     let chapter = include_str!("../docs/proving-kernels.md");
     let listed: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
-    let bugs = || BUGS.iter().chain(&PERSISTENT_BUGS);
+    let bugs = || BUGS.iter().chain(&PERSISTENT_BUGS).chain(&SEQUENCE_BUGS);
     let rows: Vec<String> = bugs().map(|bug| format!("| `{}` | {} | {} |", bug.file, bug.name, bug.found_by)).collect();
     assert_eq!(listed, rows);
-    bugs().for_each(|bug| assert!(![sources::KERNELS, sources::PERSISTENT].contains(&planted(bug).as_str())));
+    bugs().for_each(|bug| assert_ne!(planted(bug), unit_of(bug.file)));
 }

@@ -4,10 +4,11 @@
 mod support;
 
 use fused_lstm::cuda::cost::Cost;
+use fused_lstm::cuda::device::{Device, Limits};
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::profile::{self, Job, Row};
 use fused_lstm::cuda::profiled::{Profiled, Timed};
-use fused_lstm::cuda::{CudaEngine, device::Device, kept};
+use fused_lstm::cuda::{CudaEngine, kept};
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::{Activations, Precision};
@@ -17,10 +18,13 @@ use support::models::{dataset, start};
 use support::run;
 
 const DIMS: Dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
-const MODEL: Model = Model { dims: DIMS, forget_bias: 1.0 };
+const MODEL: Model = Model::new(DIMS);
 
+/// With too little shared memory for the kernels that run all steps in one launch: here it is those of one step.
 fn emulated() -> Emulated {
-    Emulated::new(kept::ptx(), Default::default()).unwrap()
+    let mut device = Emulated::new(kept::ptx(), Default::default()).unwrap();
+    device.set_limits(Limits { shared: 0, ..device.limits().unwrap() });
+    device
 }
 
 fn engine<D: Device>(device: D, adam: Adam, sequences: usize) -> CudaEngine<D> {

@@ -61,7 +61,7 @@ struct Seen {
 /// Trains a model by the calls of its settings, and looks at it after each.
 fn work(engine: &mut dyn Engine, job: &Job, settings: &Settings) -> Result<Seen> {
     let n = job.data.train.len();
-    engine.set_state(&State::new(init::parameters(job.model.dims, Init::Xavier, settings.seed)))?;
+    engine.set_state(&State::new(init::parameters(&job.model, Init::Xavier, settings.seed)))?;
     let (mut metrics, mut between, mut next) = (Vec::new(), Vec::new(), settings.seed as usize);
     for steps in settings.calls {
         let rows: Vec<u32> = (next..next + steps * job.batch).map(|k| (k * 7 % n) as u32).collect();
@@ -102,7 +102,7 @@ fn job([batch, t, i, p, h, k]: [usize; 6], bytes: bool, multiprocessors: u32) ->
         }
         None => dataset(dims, n),
     };
-    Job { model: Model { dims, forget_bias: 0.7 }, batch, data, multiprocessors }
+    Job { model: Model { forget_bias: 0.7, ..Model::new(dims) }, batch, data, multiprocessors }
 }
 
 static THREE: [Settings; 3] = [

@@ -23,9 +23,9 @@ fn skipped() -> bool {
 }
 
 fn engine(data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
-    let model = Model { dims: DIMS, forget_bias: 1.0 };
+    let model = Model::new(DIMS);
     let mut engine = CpuEngine::with_isa(model, Adam::default(), data.clone(), threads, isa).unwrap();
-    engine.set_state(&State::new(init::parameters(DIMS, Init::Tutorial, 0))).unwrap();
+    engine.set_state(&State::new(init::parameters(&Model::new(DIMS), Init::Tutorial, 0))).unwrap();
     engine
 }
 

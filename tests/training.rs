@@ -14,7 +14,7 @@ use fused_lstm::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
-const MODEL: Model = Model { dims: Dims { t: 2, i: 3, p: 2, h: 4, k: 5 }, forget_bias: 1.0 };
+const MODEL: Model = Model::new(Dims { t: 2, i: 3, p: 2, h: 4, k: 5 });
 const BATCH: usize = 4;
 
 fn data() -> Dataset {
@@ -159,7 +159,7 @@ fn everything_is_done_at_its_step() {
         let save = folder.path().join("a");
         let mut engine = Fake { state: state(first), ..Fake::default() };
         let plan =
-            Plan { steps: 53, log_every: 7, eval_every: Some(11), save_every: Some(13), save: Some(save.clone()) };
+            Plan { log_every: 7, eval_every: Some(11), save_every: Some(13), save: Some(save.clone()), ..plan(53) };
         let (summary, watch) = run(&mut engine, &plan);
         let due = |every: u64| (first + 1..=53).filter(move |step| step % every == 0);
         assert_eq!(watch.reported, due(7).chain([53]).collect::<Vec<_>>(), "and the last step");
@@ -316,6 +316,29 @@ fn who_stops_a_run_finds_it_saved() {
 }
 
 #[test]
+fn patience_ends_a_run_and_keeps_the_best() {
+    // Lowest after step 9; equal is not lower.
+    let loss_after = |step: u64| if step < 9 { 10.0 - step as f32 } else { 1.0 };
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join("a");
+    let patient = Plan { eval_every: Some(3), patience: Some(4), save: Some(save.clone()), ..plan(100) };
+    let mut engine = Fake { loss_after, ..Fake::default() };
+    let (summary, watch) = run(&mut engine, &patient);
+    let summary = summary.unwrap();
+    assert_eq!((summary.steps, summary.best, watch.validated.last()), (21, Some(9), Some(&21)));
+    assert_eq!((engine.state.step, engine.state.parameters[0]), (9, 9.0), "the engine holds the best");
+    assert_eq!(Checkpoint::load(&save).unwrap().state, engine.state);
+    // Better up to the end: nothing stops it.
+    let mut engine = Fake { loss_after: |step| 1.0 / step as f32, ..Fake::default() };
+    let summary = run(&mut engine, &Plan { save: None, ..patient.clone() }).0.unwrap();
+    assert_eq!((summary.steps, summary.best, engine.state.step), (100, Some(99), 99));
+    // A validation loss that is no number any more is no reason to wait.
+    let mut engine = Fake { loss_after: |step| if step == 6 { f32::NAN } else { 1.0 }, ..Fake::default() };
+    let error = run(&mut engine, &Plan { save: None, ..patient }).0.unwrap_err();
+    assert!(matches!(error, Error::Diverged { step: 6, .. }), "{error}");
+}
+
+#[test]
 fn a_plan_that_makes_no_sense_is_refused() {
     let refused = |config: &Config, plan: &Plan, data: &Dataset| {
         let error = train(&mut Fake::default(), data, config, plan, &mut Watch::default()).unwrap_err();
@@ -324,6 +347,7 @@ fn a_plan_that_makes_no_sense_is_refused() {
     refused(&config(), &Plan { log_every: 0, ..plan(1) }, &data());
     refused(&config(), &Plan { eval_every: Some(0), ..plan(1) }, &data());
     refused(&config(), &Plan { save_every: Some(0), ..plan(1) }, &data());
+    refused(&config(), &Plan { patience: Some(0), ..plan(1) }, &data());
     refused(&config_with(Adam::default(), 0), &plan(1), &data());
     let none = data().train.slice(0, 0);
     refused(&config(), &plan(1), &Dataset { train: none, ..data() });
@@ -334,7 +358,7 @@ fn any_cut_of_a_real_run_changes_no_bit() {
     let data = Arc::new(data());
     for grad_clip in [None, Some(0.1)] {
         let config = config_with(Adam { grad_clip, ..Adam::default() }, BATCH);
-        let start = State::new(init::parameters(MODEL.dims, config.init, config.seed));
+        let start = State::new(init::parameters(&MODEL, config.init, config.seed));
         let trained = |state: &State, plan: &Plan| {
             let mut engine = CpuEngine::new(MODEL, config.adam, data.clone(), 2).unwrap();
             engine.set_state(state).unwrap();

@@ -48,7 +48,7 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
     let dims = model.dims;
     let (batch, Dims { t, i, h, .. }) = (args.sizes.batch_size, dims);
     let mut engine = device.engine(model, Adam::default(), data.clone())?;
-    engine.set_state(&State::new(init::parameters(dims, Init::Tutorial, 0)))?;
+    engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let mut order = Order::new(data.train.len(), 0);
     let mut place = 0;
     let mut iteration = || -> Result<Duration> {
@@ -109,9 +109,10 @@ pub fn prepare(sizes: &SizeArgs) -> Result<(Model, Arc<Dataset>)> {
     let flags = format!("--batch-size {batch_size} --steps-per-sequence {t} --inputs {i} --hidden {h}");
     let batch = [t, size_of::<f32>(), i.saturating_add(h.saturating_mul(NUMBERS_KEPT))];
     let batch = batch.into_iter().fold(batch_size, usize::saturating_mul);
-    super::check_sizes(dims, flags, batch)?;
+    let model = Model::new(dims);
+    super::check_sizes(&model, flags, batch)?;
     let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(batch_size);
-    Ok((Model { dims, forget_bias: 1.0 }, Arc::new(data(dims, sequences))))
+    Ok((model, Arc::new(data(dims, sequences))))
 }
 
 fn data(dims: Dims, n: usize) -> Dataset {

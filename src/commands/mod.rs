@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod micro;
 pub mod predict;
 pub mod profile;
+pub mod report;
 pub mod sweep;
 pub mod train;
 pub mod verify;
@@ -29,7 +30,7 @@ use fused_lstm::data::source::{self, Source};
 use fused_lstm::data::{Dataset, Values};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::progress::Progress;
-use fused_lstm::shape::{Dims, ParamLayout};
+use fused_lstm::run;
 use fused_lstm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,12 +57,15 @@ fn each(files: &[PathBuf], mut work: impl FnMut(&Path) -> Result<()>) -> u8 {
 
 /// Checks the sizes that `flag` (with its value) asked for: that they can be counted, and that a model of them and
 /// `more` bytes have a place in memory.
-fn check_sizes(dims: Dims, flag: String, more: usize) -> Result<()> {
-    dims.check().map_err(|error| match error {
-        Error::Usage { found, .. } => Error::usage(&flag, found, "give a smaller one"),
+fn check_sizes(model: &Model, flag: String, more: usize) -> Result<()> {
+    model.check().map_err(|error| match error {
+        // A flag that has nothing to do with sizes is named already.
+        Error::Usage { argument, found, .. } if !argument.starts_with("--") => {
+            Error::usage(&flag, found, "give a smaller one")
+        }
         other => other,
     })?;
-    let parameters = ParamLayout::new(dims).len();
+    let parameters = model.layout().len();
     let bytes = more.saturating_add(parameters * BYTES_PER_PARAMETER);
     // Asked for and given back, never touched: costs nothing, and is refused where it is more than the machine has.
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
@@ -149,9 +153,21 @@ fn own_options(args: &DataArgs, prepare: &PrepareArgs) -> own::Options {
     }
 }
 
+/// Configuration and parameters of the checkpoint in `folder`. A run has two, so its folder is refused.
+fn load_parameters(folder: &Path) -> Result<(Config, Vec<f32>)> {
+    Checkpoint::load_model(folder).map_err(|error| {
+        if run::run_of(folder).is_none_or(|run| run != folder) {
+            return error;
+        }
+        let (last, best) = (folder.join(run::LAST), folder.join(run::BEST));
+        let remedy = format!("name one of its checkpoints, {} or {}", best.display(), last.display());
+        Error::checkpoint(folder, "this is the folder of a run", remedy)
+    })
+}
+
 /// A model from a checkpoint that is to run on `data`.
 fn load_model(folder: &Path, device: Chosen, data: Option<Arc<Dataset>>) -> Result<(Config, Box<dyn Engine>)> {
-    let (config, parameters) = Checkpoint::load_model(folder)?;
+    let (config, parameters) = load_parameters(folder)?;
     let data = match data {
         Some(data) => {
             check_fit(folder, config.model, &data)?;

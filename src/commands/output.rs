@@ -43,6 +43,14 @@ pub fn thousands(n: u64) -> String {
     grouped
 }
 
+/// A name that there is room for: of `most` letters at most.
+pub fn shortened(name: &str, most: usize) -> String {
+    if name.chars().count() <= most {
+        return name.to_owned();
+    }
+    name.chars().take(most - 1).chain(['…']).collect()
+}
+
 /// `0.9687` as `96.87 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)

@@ -14,12 +14,13 @@ use fused_lstm::cuda::side_by_side;
 use fused_lstm::data::{Dataset, Split};
 use fused_lstm::engine::Engine;
 use fused_lstm::progress::Progress;
+use fused_lstm::tensor_file::write_whole;
 use fused_lstm::train::{self, EvalReport, Observer, Plan, StepReport, Summary};
 use fused_lstm::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -186,6 +187,7 @@ fn common(args: &SweepArgs) -> SettingsArgs {
         forget_bias: args.forget_bias,
         init: args.init,
         grad_clip: args.grad_clip,
+        larger: args.larger.clone(),
         ..SettingsArgs::default()
     }
 }
@@ -311,30 +313,19 @@ fn report(runs: &[Run], data: &Dataset, device: &str, seconds: f64) -> Value {
     })
 }
 
-/// Where the report is written before it gets its name, so that there is never half of one.
-fn part_of(path: &Path) -> PathBuf {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    part.into()
-}
-
 /// Makes sure that the report can be written: now, and not after hours.
 fn prepare(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::usage(format!("--out {}", path.display()), "that is a folder", "name a file"));
     }
-    let part = part_of(path);
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
     let written = fs::write(&part, "").and_then(|()| fs::remove_file(&part));
     written.map_err(|error| Error::io(path, "write", error, REMEDY))
 }
 
 fn write(path: &Path, report: &Value) -> Result<()> {
-    let part = part_of(path);
-    let written = fs::write(&part, format!("{report:#}\n")).and_then(|()| fs::rename(&part, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&part);
-        Error::io(path, "write", error, REMEDY)
-    })
+    write_whole(path, format!("{report:#}\n").as_bytes(), REMEDY)
 }
 
 /// The table, the best first, and what the seeds of a setting come to together.

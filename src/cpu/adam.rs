@@ -22,6 +22,7 @@ pub fn step(isa: Isa, adam: &Adam, gradient: &[f32], state: &mut State) {
         beta2: adam.beta2 as f32,
         rest2: (1.0 - adam.beta2) as f32,
         step_size: adam.step_size(state.step) as f32,
+        kept: adam.kept(state.step) as f32,
         epsilon: adam.epsilon as f32,
     };
     let parts = (gradient.par_chunks(PART), state.parameters.par_chunks_mut(PART))
@@ -45,6 +46,8 @@ struct Numbers {
     beta2: f32,
     rest2: f32,
     step_size: f32,
+    /// What the decay leaves of a parameter.
+    kept: f32,
     epsilon: f32,
 }
 
@@ -93,7 +96,8 @@ fn update<S: Simd>(s: S, numbers: Numbers, gradient: &[f32], parameters: &mut [f
     let step = s.div(m_now, s.add(s.sqrt(v_now), s.splat(numbers.epsilon)));
     s.store(m, m_now);
     s.store(v, v_now);
-    s.store(parameters, s.fnma(s.splat(numbers.step_size), step, s.load(parameters)));
+    let kept = s.mul(s.splat(numbers.kept), s.load(parameters));
+    s.store(parameters, s.fnma(s.splat(numbers.step_size), step, kept));
 }
 
 #[cfg(test)]

@@ -1,24 +1,23 @@
-//! A few rows of the batch through the whole sequence: what one thread works on at a time.
+//! A few rows of the batch through one cell, all steps forward and all steps backward.
 //!
-//! Rows never exchange anything within an iteration, so a chunk runs all steps forward, the head, and all steps backward,
-//! with everything that it saves small enough to stay near the core.
+//! Steps are numbered in the order in which the cell reads them. At a step that a sequence does not have, its state is
+//! carried on and its gradients are zero.
 
 use super::math::{sigmoid, tanh};
-use super::simd::{Kernel, Pair, Simd, round_to_bf16};
+use super::simd::{Kernel, Pair, Simd};
 use super::sizes::Sizes;
 use super::tile::{FindPlaces, Left, Places, Product, Right, Rows, Sums, multiply, multiply_at, narrow, wide, zeros};
-use super::weights::{PairRows, Weights};
-use crate::data::{Sequences, Values};
-use crate::engine::Trace;
+use super::weights::{CellWeights, PairRows};
 use crate::precision::Precision;
 use crate::shape::{GATES, gate};
-use std::ops::Range;
 
 /// Most rows of a chunk.
 pub const CHUNK_ROWS: usize = 16;
 
 /// Room for what a chunk computes, for up to [`CHUNK_ROWS`] rows; R is the rows of the chunk at hand.
 pub struct Scratch {
+    /// Steps of each row, `[R]`; empty if all have T.
+    pub lengths: Vec<u32>,
     /// Inputs and a one behind each step's, `[T,R,I+1]`.
     pub x: Vec<f32>,
     /// Hidden state, `[T+1,R,H]`; slot 0 is zero.
@@ -28,22 +27,29 @@ pub struct Scratch {
     /// `[U][T,R,4L]`: from the forward pass the gates after their activation, of which the backward pass makes, step by
     /// step and in place, the gradient `da` by the gates before their activation. (In place, for it is the largest tensor.)
     pub gates: Vec<f32>,
-    /// Gradient by the last hidden state, `[R,H]`.
-    dh_last: Vec<f32>,
+    /// Gradient by the hidden states as others read them: by the last one, `[R,H]`, or by those of every step, `[T,R,H]`.
+    pub dh: Vec<f32>,
     /// Gradient by the cell state at the step at hand, `[R,H]`.
     dc: Vec<f32>,
-    /// `[R,K]`, padded.
-    pub logits: Vec<f32>,
-    /// `[R,K]`, padded with zeros.
-    pub dlogits: Vec<f32>,
     /// Where each block of rows has inputs that are not zero, at the step at hand.
     step_places: Vec<Places>,
     /// Where each block of inputs is not zero, among all steps and rows.
     pub input_places: Vec<Places>,
     /// The factors of products in bf16.
     pub pairs: Pairs,
-    /// True if all steps are kept for the backward pass; else `h` and `c` have two slots that take turns.
-    saving: bool,
+    /// True if `h` and `c` are kept of all steps; else they have two slots that take turns.
+    keeps_states: bool,
+}
+
+/// What a chunk keeps of a cell's steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The state at hand.
+    Nothing,
+    /// States, which a layer above or a pool reads.
+    States,
+    /// Everything, for the backward pass.
+    All,
 }
 
 /// What a chunk multiplies in bf16. A factor takes its pairs along k: units or inputs in the steps' products, rows of the
@@ -109,78 +115,36 @@ impl Pairs {
 }
 
 impl Scratch {
-    /// Room for forward and, with `training`, backward.
-    pub fn new(sizes: Sizes, training: bool, precision: Precision) -> Self {
-        let Sizes { dims, hidden, gates, classes, inputs, .. } = sizes;
-        let rows = CHUNK_ROWS;
+    /// Room for a chunk.
+    pub fn new(sizes: Sizes, keep: Keep, precision: Precision) -> Self {
+        let Sizes { dims, hidden, gates, inputs, .. } = sizes;
+        let (rows, training) = (CHUNK_ROWS, keep == Keep::All);
         let zeros = |n: usize| vec![0.0; n];
-        // Inference needs no more than the step before and the step at hand.
-        let (slots, steps) = if training { (dims.t + 1, dims.t) } else { (2, 0) };
+        let (slots, steps) = (if keep == Keep::Nothing { 2 } else { dims.t + 1 }, if training { dims.t } else { 0 });
         Self {
+            lengths: Vec::new(),
             x: zeros(dims.t * rows * inputs),
             h: zeros(slots * rows * hidden),
             c: zeros(slots * rows * hidden),
             gates: zeros(steps * rows * gates),
-            dh_last: zeros(rows * hidden),
+            dh: zeros(rows * hidden),
             dc: zeros(rows * hidden),
-            logits: zeros(rows * classes),
-            dlogits: zeros(rows * classes),
             step_places: vec![Places::default(); rows],
             input_places: vec![Places::default(); if training { inputs } else { 0 }],
             pairs: if precision == Precision::Bf16 { Pairs::new(sizes, training) } else { Pairs::default() },
-            saving: training,
+            keeps_states: keep != Keep::Nothing,
         }
     }
 
-    /// Fetches the inputs of `rows` of `sequences`.
-    pub fn gather(&mut self, sizes: Sizes, sequences: &Sequences, rows: &[u32]) {
-        let (i, n) = (sizes.dims.i, sizes.dims.sequence_len());
-        for (r, &row) in rows.iter().enumerate() {
-            let span = row as usize * n..(row as usize + 1) * n;
-            let to = self.x.chunks_exact_mut(sizes.inputs).skip(r).step_by(rows.len());
-            match sequences.values() {
-                Values::U8 { bytes, scale } => {
-                    for (to, from) in to.zip(bytes[span].chunks_exact(i)) {
-                        to.iter_mut().zip(from).for_each(|(to, &byte)| *to = f32::from(byte) * scale);
-                        to[i] = 1.0;
-                    }
-                }
-                Values::F32(values) => {
-                    for (to, from) in to.zip(values[span].chunks_exact(i)) {
-                        to[..i].copy_from_slice(from);
-                        to[i] = 1.0;
-                    }
-                }
-            }
-        }
+    /// Where the state before step `t` (after all of them for T) of the first of `rows` rows lies in `h` and `c`.
+    pub fn slot(&self, sizes: Sizes, rows: usize, t: usize) -> usize {
+        (if self.keeps_states { t } else { t % 2 }) * rows * sizes.hidden
     }
-}
 
-impl Scratch {
-    /// Copies what a trained chunk computed to rows `span` of `trace`, and works out the gradient by its inputs.
-    pub fn copy_results(&self, sizes: Sizes, weights: &Weights, span: Range<usize>, trace: &mut Trace) {
-        let Sizes { dims, hidden, classes, panel, depth, panels, .. } = sizes;
-        let rows = span.len();
-        for (r, row) in span.enumerate() {
-            let last = (dims.t * rows + r) * hidden;
-            trace.logits[row * dims.k..][..dims.k].copy_from_slice(&self.logits[r * classes..][..dims.k]);
-            trace.h_last[row * dims.h..][..dims.h].copy_from_slice(&self.h[last..][..dims.h]);
-            trace.c_last[row * dims.h..][..dims.h].copy_from_slice(&self.c[last..][..dims.h]);
-            for t in 0..dims.t {
-                for i in 0..dims.i {
-                    let products = (0..panels).map(|u| {
-                        let da = &self.gates[((u * dims.t + t) * rows + r) * panel..][..panel];
-                        let w = &weights.forward[(u * depth + dims.h + i) * panel..][..panel];
-                        if self.pairs.da_rows.is_empty() {
-                            da.iter().zip(w).map(|(a, b)| a * b).sum::<f32>()
-                        } else {
-                            da.iter().zip(w).map(|(&a, &b)| round_to_bf16(a) * round_to_bf16(b)).sum::<f32>()
-                        }
-                    });
-                    trace.dx[(row * dims.t + t) * dims.i + i] = products.sum();
-                }
-            }
-        }
+    /// Whether `row` has no step at place `place` of the reading order.
+    #[inline(always)]
+    fn is_over(&self, sizes: Sizes, row: usize, place: usize) -> bool {
+        self.lengths.get(row).is_some_and(|&length| sizes.place(place) >= length as usize)
     }
 }
 
@@ -190,7 +154,7 @@ struct ForwardStep<'a> {
     rows: usize,
     t: usize,
     u: usize,
-    weights: &'a Weights,
+    weights: &'a CellWeights,
     scratch: &'a mut Scratch,
 }
 
@@ -241,7 +205,7 @@ impl ForwardStep<'_> {
     /// Where a row of `h` and `c` lies.
     #[inline(always)]
     fn slot(&self, t: usize, row: usize) -> usize {
-        ((if self.scratch.saving { t } else { t % 2 }) * self.rows + row) * self.sizes.hidden
+        self.scratch.slot(self.sizes, self.rows, t) + row * self.sizes.hidden
     }
 }
 
@@ -251,24 +215,28 @@ impl Rows for ForwardStep<'_> {
         let Sizes { dims, hidden, panel, .. } = self.sizes;
         let (rows, t, u) = (self.rows, self.t, self.u);
         let sums: Sums<S, MR, GATES> = if S::PAIRS { self.sums_of_pairs(s, first) } else { self.sums(s, first) };
-        let Scratch { h, c, gates, pairs, saving, .. } = &mut *self.scratch;
-        let slot = |t: usize, row: usize| ((if *saving { t } else { t % 2 }) * rows + row) * hidden;
         let unit = u * S::LANES;
         for (r, a) in sums.into_iter().enumerate() {
             let row = first + r;
+            let (before, after) = (self.slot(t, row) + unit, self.slot(t + 1, row) + unit);
+            let is_over = self.scratch.is_over(self.sizes, row, t);
+            let Scratch { h, c, gates, pairs, .. } = &mut *self.scratch;
             let i = sigmoid(s, a[gate::I]);
             let f = sigmoid(s, a[gate::F]);
             let g = tanh(s, a[gate::G]);
             let o = sigmoid(s, a[gate::O]);
-            let c_now = s.fma(f, s.load(&c[slot(t, row) + unit..]), s.mul(i, g));
+            let mut c_now = s.fma(f, s.load(&c[before..]), s.mul(i, g));
             let tanh_now = tanh(s, c_now);
-            s.store(&mut c[slot(t + 1, row) + unit..], c_now);
-            let h_now = s.mul(o, tanh_now);
-            s.store(&mut h[slot(t + 1, row) + unit..], h_now);
+            let mut h_now = s.mul(o, tanh_now);
+            if is_over {
+                (c_now, h_now) = (s.load(&c[before..]), s.load(&h[before..]));
+            }
+            s.store(&mut c[after..], c_now);
+            s.store(&mut h[after..], h_now);
             if S::PAIRS {
                 s.store_rounded(&mut pairs.h[(((t + 1) % 2 * rows + row) * hidden + unit) / 2..], h_now);
             }
-            if *saving {
+            if !gates.is_empty() {
                 let gates = &mut gates[((u * dims.t + t) * rows + row) * panel..][..panel];
                 s.store(&mut gates[gate::I * S::LANES..], i);
                 s.store(&mut gates[gate::F * S::LANES..], f);
@@ -291,6 +259,8 @@ struct BackwardStep<'a, const NV: usize> {
     /// The same for products in bf16.
     weight_pairs: &'a [Pair],
     scratch: &'a mut Scratch,
+    /// Whether there is a gradient by every step's hidden state, and not only by the last one's.
+    of_every_step: bool,
 }
 
 impl<const NV: usize> Rows for BackwardStep<'_, NV> {
@@ -298,16 +268,13 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
     fn run<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Sizes { dims, hidden, panel, panels, .. } = self.sizes;
         let (rows, t) = (self.rows, self.t);
-        let Scratch { h, c, gates, dh_last, dc, pairs, .. } = &mut *self.scratch;
+        let Scratch { h, c, gates, dh: dh_outside, dc, pairs, lengths, .. } = &mut *self.scratch;
         let pairs_at = |u: usize, t: usize, row: usize| ((t % 2 * panels + u) * rows + row) * panel / 2;
         let panel_at = |u: usize, t: usize, row: usize| ((u * dims.t + t) * rows + row) * panel;
         let mut dh = zeros::<S, MR, NV>(s);
-        if t + 1 == dims.t {
-            for (r, dh) in dh.iter_mut().enumerate() {
-                for (j, dh) in dh.iter_mut().enumerate() {
-                    *dh = s.load(&dh_last[(first + r) * hidden + self.unit + j * S::LANES..]);
-                }
-            }
+        let last = t + 1 == dims.t;
+        if last {
+            // Nothing comes from later.
         } else if S::PAIRS {
             for u in 0..panels {
                 let left = Left::rows(&pairs.da[pairs_at(u, t + 1, first)..], panel / 2);
@@ -323,10 +290,21 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 multiply(s, &mut dh, panel, left, right);
             }
         }
+        if last || self.of_every_step {
+            let step = if self.of_every_step { t } else { 0 };
+            for (r, dh) in dh.iter_mut().enumerate() {
+                for (j, dh) in dh.iter_mut().enumerate() {
+                    let at = (step * rows + first + r) * hidden + self.unit + j * S::LANES;
+                    let outside = s.load(&dh_outside[at..]);
+                    *dh = if last { outside } else { s.add(*dh, outside) };
+                }
+            }
+        }
         let one = s.splat(1.0);
         for (r, dh) in dh.into_iter().enumerate() {
+            let row = first + r;
+            let is_over = lengths.get(row).is_some_and(|&length| self.sizes.place(t) >= length as usize);
             for (j, dh) in dh.into_iter().enumerate() {
-                let row = first + r;
                 let unit = self.unit + j * S::LANES;
                 let at = panel_at(unit / S::LANES, t, row);
                 let gates = &mut gates[at..at + panel];
@@ -339,7 +317,8 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                 let c_before = s.load(&c[(t * rows + row) * hidden + unit..]);
                 let dc = &mut dc[row * hidden + unit..];
                 let dc_now = s.fma(s.mul(dh, o), s.fnma(tanh_c, tanh_c, one), s.load(dc));
-                s.store(dc, s.mul(dc_now, f));
+                let zero = s.splat(0.0);
+                s.store(dc, if is_over { zero } else { s.mul(dc_now, f) });
                 let rounded = pairs_at(unit / S::LANES, t, row);
                 // A loop, for a closure might become a function of its own without the instructions.
                 let da = [
@@ -349,6 +328,7 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
                     (gate::O, s.mul(s.mul(dh, tanh_c), s.fnma(o, o, o))),
                 ];
                 for (gate, da) in da {
+                    let da = if is_over { zero } else { da };
                     s.store(&mut gates[gate * S::LANES..], da);
                     if S::PAIRS {
                         s.store_rounded(&mut pairs.da[rounded + gate * S::LANES / 2..], da);
@@ -359,9 +339,9 @@ impl<const NV: usize> Rows for BackwardStep<'_, NV> {
     }
 }
 
-/// All steps forward and the logits, for the rows that were gathered.
+/// All steps forward, of the inputs in `x`.
 #[inline(always)]
-pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scratch, rows: usize) {
+pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &CellWeights, scratch: &mut Scratch, rows: usize) {
     let Sizes { dims, hidden, inputs, input_pairs, .. } = sizes;
     if S::PAIRS {
         scratch.pairs.round_inputs(sizes, &scratch.x[..dims.t * rows * inputs], rows);
@@ -379,42 +359,40 @@ pub fn forward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scr
         for u in 0..sizes.panels {
             wide(s, rows, &mut ForwardStep { sizes, rows, t, u, weights, scratch });
         }
-        if S::PAIRS && scratch.saving {
+        if S::PAIRS && !scratch.gates.is_empty() {
             let n = rows.div_ceil(2) * hidden;
             let (from, to) = (&scratch.h[(t + 1) * rows * hidden..][..rows * hidden], &mut scratch.pairs.h_rows);
             PairRows { from, stride: hidden, width: hidden, to: &mut to[t * n..(t + 1) * n] }.run(s);
         }
     }
-    let last = if scratch.saving { dims.t } else { dims.t % 2 };
-    let h_last = &scratch.h[last * rows * hidden..];
-    for row in scratch.logits.chunks_exact_mut(sizes.classes).take(rows) {
-        row.copy_from_slice(&weights.head_bias);
-    }
-    for (column, vectors, strip) in weights.head.iter() {
-        let out = &mut scratch.logits[column..];
-        let left = Left::rows(h_last, hidden);
-        product(s, sizes, rows, left, dims.h, (vectors, strip), out, sizes.classes, true);
-    }
 }
 
-/// All steps backward, from `dlogits`.
+/// All steps backward, from `dh`: the gradient by every step's hidden state, or by the last one's alone.
 #[inline(always)]
-pub fn backward<S: Simd>(s: S, sizes: Sizes, weights: &Weights, scratch: &mut Scratch, rows: usize) {
-    let Sizes { dims, hidden, classes, panels, panel, .. } = sizes;
-    for (column, vectors, strip) in weights.head_transposed.iter() {
-        let left = Left::rows(&scratch.dlogits, classes);
-        product(s, sizes, rows, left, dims.k, (vectors, strip), &mut scratch.dh_last[column..], hidden, false);
-    }
+pub fn backward<S: Simd>(
+    s: S,
+    sizes: Sizes,
+    weights: &CellWeights,
+    scratch: &mut Scratch,
+    rows: usize,
+    of_every_step: bool,
+) {
+    let Sizes { dims, hidden, panels, panel, .. } = sizes;
     scratch.dc[..rows * hidden].fill(0.0);
     scratch.pairs.bias.fill(0.0);
     let pairs = &weights.recurrent_pairs;
     for t in (0..dims.t).rev() {
         for (unit, vectors, weights) in weights.recurrent_transposed.iter() {
             let weight_pairs = if S::PAIRS { pairs.strip(unit) } else { &[] };
+            macro_rules! step {
+                ($vectors:literal) => {
+                    BackwardStep::<$vectors> { sizes, rows, t, unit, weights, weight_pairs, scratch, of_every_step }
+                };
+            }
             if vectors == 2 {
-                narrow(s, rows, &mut BackwardStep::<2> { sizes, rows, t, unit, weights, weight_pairs, scratch });
+                narrow(s, rows, &mut step!(2));
             } else {
-                narrow(s, rows, &mut BackwardStep::<1> { sizes, rows, t, unit, weights, weight_pairs, scratch });
+                narrow(s, rows, &mut step!(1));
             }
         }
         if S::PAIRS {
@@ -447,7 +425,6 @@ fn add_rows<S: Simd>(s: S, from: &[f32], sums: &mut [f32]) {
 #[inline(always)]
 pub fn product<S: Simd>(
     s: S,
-    sizes: Sizes,
     rows: usize,
     left: Left,
     depth: usize,
@@ -456,27 +433,11 @@ pub fn product<S: Simd>(
     row_stride: usize,
     add: bool,
 ) {
-    let (lanes, vector_stride) = (sizes.lanes, sizes.lanes);
+    let (lanes, vector_stride) = (S::LANES, S::LANES);
     let right = Right { values: right, stride: vectors * lanes };
     if vectors == 2 {
         narrow(s, rows, &mut Product { left, depth, right, out, row_stride, vector_stride, lanes: [lanes; 2], add });
     } else {
         narrow(s, rows, &mut Product { left, depth, right, out, row_stride, vector_stride, lanes: [lanes; 1], add });
-    }
-}
-
-/// Scores a chunk: forward only.
-pub struct Score<'a> {
-    pub sizes: Sizes,
-    pub weights: &'a Weights,
-    pub scratch: &'a mut Scratch,
-    pub rows: usize,
-}
-
-impl Kernel for Score<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        forward(s, self.sizes, self.weights, self.scratch, self.rows);
     }
 }

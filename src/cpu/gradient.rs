@@ -1,20 +1,21 @@
 //! Gradients of the parameters: each group of chunks sums its own, the groups are added in a fixed order, and the input
 //! layer is unfolded from the sum. Nothing here depends on the number of threads.
 
-use super::chunk::{self, Scratch, backward, forward};
+use super::chunk::{self, Scratch};
 use super::head::softmax_xent;
 use super::simd::{Isa, Kernel, Simd};
-use super::sizes::Sizes;
+use super::sizes::{Sizes, Stack};
+use super::stack::{Dropout, Room, backward, forward};
 use super::tile::{Factor, FindPlaces, Left, Places, Product, Right, Rows, multiply_at, narrow, wide, zeros};
-use super::weights::{Weights, gate_segments};
-use crate::shape::{GATES, ParamLayout};
+use super::weights::{CellWeights, Weights, gate_segments};
+use crate::shape::{Cell, GATES, Linear, Tensors};
 use rayon::prelude::*;
 
 /// Gradients of the packed weights.
 pub struct Packed {
-    /// As [`Weights::forward`], `[U][H + I+1, 4L]`.
-    pub lstm: Vec<f32>,
-    /// `[H,K]`, K padded.
+    /// Of each cell, as [`super::weights::CellWeights::forward`], `[U][H + I+1, 4L]`.
+    pub cells: Vec<Vec<f32>>,
+    /// `[D·H,K]`, K padded.
     pub head: Vec<f32>,
     /// `[K]`, padded.
     pub head_bias: Vec<f32>,
@@ -22,25 +23,28 @@ pub struct Packed {
 
 impl Packed {
     /// All zeros.
-    pub fn new(sizes: Sizes) -> Self {
+    pub fn new(stack: &Stack) -> Self {
         Self {
-            lstm: vec![0.0; sizes.panels * sizes.depth * sizes.panel],
-            head: vec![0.0; sizes.dims.h * sizes.classes],
-            head_bias: vec![0.0; sizes.classes],
+            cells: stack.cells.iter().map(|sizes| vec![0.0; sizes.panels * sizes.depth * sizes.panel]).collect(),
+            head: vec![0.0; stack.model.width() * stack.classes],
+            head_bias: vec![0.0; stack.classes],
         }
     }
 
     /// Number of floats of each tensor together.
-    pub fn len(sizes: Sizes) -> usize {
-        sizes.panels * sizes.depth * sizes.panel + (sizes.dims.h + 1) * sizes.classes
+    pub fn len(stack: &Stack) -> usize {
+        let cells: usize = stack.cells.iter().map(|sizes| sizes.panels * sizes.depth * sizes.panel).sum();
+        cells + (stack.model.width() + 1) * stack.classes
     }
 }
 
 /// Trains on a chunk: forward, loss, backward, and its share of the gradients.
 pub struct TrainChunk<'a> {
-    pub sizes: Sizes,
+    pub stack: &'a Stack,
     pub weights: &'a Weights,
-    pub scratch: &'a mut Scratch,
+    pub room: &'a mut Room,
+    /// What is left out between layers.
+    pub dropout: Option<Dropout<'a>>,
     /// `[R]`
     pub labels: &'a [u32],
     /// 1/B
@@ -56,34 +60,34 @@ impl Kernel for TrainChunk<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let Sizes { dims, hidden, classes, .. } = self.sizes;
-        let rows = self.labels.len();
-        forward(s, self.sizes, self.weights, self.scratch, rows);
-        let logits = self.scratch.logits.chunks_exact(classes);
-        let dlogits = self.scratch.dlogits.chunks_exact_mut(classes);
-        for ((logits, dlogits), &label) in logits.zip(dlogits).zip(self.labels) {
-            let gradient = Some((&mut dlogits[..dims.k], self.scale));
-            self.scores.push(softmax_xent(&logits[..dims.k], label as usize, gradient));
+    fn run<S: Simd>(self, s: S) {
+        let Self { stack, weights, room, labels, add, .. } = self;
+        let (rows, k, smoothing) = (labels.len(), stack.model.dims.k, stack.model.label_smoothing);
+        forward(s, stack, weights, room, rows, self.dropout.as_ref());
+        let logits = room.logits.chunks_exact(stack.classes);
+        let dlogits = room.dlogits.chunks_exact_mut(stack.classes);
+        for ((logits, dlogits), &label) in logits.zip(dlogits).zip(labels) {
+            let gradient = Some((&mut dlogits[..k], self.scale));
+            self.scores.push(softmax_xent(&logits[..k], label as usize, smoothing, gradient));
         }
-        backward(s, self.sizes, self.weights, self.scratch, rows);
+        backward(s, stack, weights, room, rows, self.dropout.as_ref());
 
-        if S::PAIRS {
-            self.add_lstm_of_pairs(s, rows);
-        } else {
-            self.add_lstm(s, rows);
+        let Packed { cells, head, head_bias } = self.gradient;
+        for ((&sizes, scratch), gradient) in stack.cells.iter().zip(&mut room.cells).zip(cells) {
+            let mut cell = CellGradient { sizes, scratch, gradient, add };
+            if S::PAIRS {
+                cell.add_of_pairs(s, rows);
+            } else {
+                cell.add(s, rows);
+            }
         }
-
-        let Scratch { h, dlogits, .. } = self.scratch;
-        let steps = dims.t * rows;
-        let (head, head_bias) = (&mut self.gradient.head, &mut self.gradient.head_bias);
-        if !self.add {
+        if !add {
             head.fill(0.0);
             head_bias.fill(0.0);
         }
-        let h_last = h[steps * hidden..].chunks_exact(hidden);
-        for (h, dlogits) in h_last.zip(dlogits.chunks_exact(classes)).take(rows) {
-            for (&h, out) in h.iter().zip(head.chunks_exact_mut(classes)) {
+        let read = room.pooled.chunks_exact(stack.pooled);
+        for (h, dlogits) in read.zip(room.dlogits.chunks_exact(stack.classes)).take(rows) {
+            for (&h, out) in h.iter().zip(head.chunks_exact_mut(stack.classes)) {
                 out.iter_mut().zip(dlogits).for_each(|(out, d)| *out += h * d);
             }
             head_bias.iter_mut().zip(dlogits).for_each(|(out, d)| *out += d);
@@ -91,16 +95,23 @@ impl Kernel for TrainChunk<'_> {
     }
 }
 
-impl TrainChunk<'_> {
-    /// Adds the chunk's share of the gradients of the packed LSTM weights.
+/// A chunk's share of the gradient of a cell's packed weights.
+struct CellGradient<'a> {
+    sizes: Sizes,
+    scratch: &'a mut Scratch,
+    gradient: &'a mut Vec<f32>,
+    add: bool,
+}
+
+impl CellGradient<'_> {
     #[inline(always)]
-    fn add_lstm<S: Simd>(&mut self, s: S, rows: usize) {
+    fn add<S: Simd>(&mut self, s: S, rows: usize) {
         let Sizes { dims, hidden, panel, inputs, depth, .. } = self.sizes;
         let Scratch { x, h, gates: da, input_places: places, .. } = &mut *self.scratch;
         let (steps, add) = (dims.t * rows, self.add);
         let x = Left::columns(x, inputs);
         wide(s, inputs, &mut FindPlaces { left: x, depth: steps, places });
-        for (u, out) in self.gradient.lstm.chunks_exact_mut(depth * panel).enumerate() {
+        for (u, out) in self.gradient.chunks_exact_mut(depth * panel).enumerate() {
             let da = &da[u * steps * panel..(u + 1) * steps * panel];
             let (recurrent, input) = out.split_at_mut(dims.h * panel);
             // Two gates at a time: blocks of more units then pass over `da` less often than with four.
@@ -118,14 +129,14 @@ impl TrainChunk<'_> {
 
     /// The same with products in bf16, whose pairs are rows of the chunk.
     #[inline(always)]
-    fn add_lstm_of_pairs<S: Simd>(&mut self, s: S, rows: usize) {
+    fn add_of_pairs<S: Simd>(&mut self, s: S, rows: usize) {
         let Sizes { dims, hidden, panel, depth, .. } = self.sizes;
         let Scratch { pairs, input_places: places, .. } = &mut *self.scratch;
         let (rows, add) = (rows.div_ceil(2), self.add);
         let steps = dims.t * rows;
         let x = Left::columns(&pairs.x_rows, dims.i);
         wide(s, dims.i, &mut FindPlaces { left: x, depth: steps, places });
-        for (u, out) in self.gradient.lstm.chunks_exact_mut(depth * panel).enumerate() {
+        for (u, out) in self.gradient.chunks_exact_mut(depth * panel).enumerate() {
             let da = &pairs.da_rows[u * steps * panel..(u + 1) * steps * panel];
             let (recurrent, input) = out.split_at_mut(dims.h * panel);
             for gates in (0..panel).step_by(2 * S::LANES) {
@@ -176,7 +187,7 @@ impl<E: Factor> Rows for InputGradient<'_, E> {
 pub fn reduce(groups: &[Packed], total: &mut Packed) {
     /// Numbers that a thread adds at a time.
     const PART: usize = 4096;
-    let add = |total: &mut Vec<f32>, tensor: fn(&Packed) -> &Vec<f32>| {
+    fn add<'a>(total: &mut [f32], tensor: impl Fn(&'a Packed) -> &'a [f32] + Sync, groups: &'a [Packed]) {
         total.par_chunks_mut(PART).enumerate().for_each(|(part, total)| {
             let part = part * PART..part * PART + total.len();
             total.copy_from_slice(&tensor(&groups[0])[part.clone()]);
@@ -184,66 +195,80 @@ pub fn reduce(groups: &[Packed], total: &mut Packed) {
                 total.iter_mut().zip(&tensor(group)[part.clone()]).for_each(|(total, v)| *total += v);
             }
         });
-    };
-    add(&mut total.lstm, |g| &g.lstm);
-    add(&mut total.head, |g| &g.head);
-    add(&mut total.head_bias, |g| &g.head_bias);
+    }
+    for (n, total) in total.cells.iter_mut().enumerate() {
+        add(total, |g| &g.cells[n], groups);
+    }
+    add(&mut total.head, |g| &g.head, groups);
+    add(&mut total.head_bias, |g| &g.head_bias, groups);
 }
 
 /// The flat gradient from the packed one: unpacks the LSTM's and the head's, unfolds the input layer's.
 ///
 /// With M the gradient of the folded input weights and s that of the bias, `[M; s]` is `[I+1, 4H]` and
-/// `dW_x = [W_in; b_in]ᵀ · [M; s]`, `[dW_in; db_in] = [M; s] · W_xᵀ`, `db = s`.
-pub fn unpack(isa: Isa, sizes: Sizes, weights: &Weights, parameters: &[f32], total: &Packed, gradient: &mut [f32]) {
-    let Sizes { dims, depth, panel, classes, .. } = sizes;
-    let ranges = ParamLayout::new(dims).ranges();
-    let layer = &parameters[ranges.w_in.start..ranges.b_in.end];
-    let g = dims.g();
-    let (input, rest) = gradient.split_at_mut(ranges.b_in.end);
-    let (w_x, rest) = rest.split_at_mut(ranges.w_x.len());
-    let (w_h, rest) = rest.split_at_mut(ranges.w_h.len());
-    let (b, rest) = rest.split_at_mut(ranges.b.len());
-    let (w_out, b_out) = rest.split_at_mut(ranges.w_out.len());
-
-    rayon::join(
-        || isa.run(UnfoldInput { sizes, weights, total, out: input }),
-        || {
-            /// Rows of `w_x` that a thread unfolds at a time; a multiple of every block's height.
-            const ROWS: usize = 12;
-            w_x.par_chunks_mut(ROWS * g).enumerate().for_each(|(n, out)| {
-                isa.run(UnfoldRecurrent { sizes, layer: &layer[n * ROWS..], total, out });
-            });
-            w_h.par_chunks_mut(g).enumerate().for_each(|(row, out)| unpack_row(sizes, total, row, out));
-        },
-    );
-    unpack_row(sizes, total, depth - 1, b);
-    for (out, row) in w_out.chunks_exact_mut(dims.k).zip(total.head.chunks_exact(classes)) {
-        out.copy_from_slice(&row[..dims.k]);
+/// `dW_x = [W_in; b_in]ᵀ · [M; s]`, `[dW_in; db_in] = [M; s] · W_xᵀ`, `db = s`. Of two directions the input layer has the
+/// sum of both.
+pub fn unpack(isa: Isa, stack: &Stack, weights: &Weights, parameters: &[f32], total: &Packed, gradient: &mut [f32]) {
+    let layout = stack.model.layout();
+    let layer = layout.ranges().input.map(|Linear { w, b }| &parameters[w.start..b.end]);
+    let Tensors { input: mut d_layer, cells, output } = layout.view_mut(gradient);
+    for ((n, (&sizes, cell)), total) in stack.cells.iter().zip(cells).enumerate().zip(&total.cells) {
+        let (dims, g) = (sizes.dims, sizes.dims.g());
+        let Cell { w_x, w_h, b } = cell;
+        let unpack_rows = |out: &mut [f32], first: usize| {
+            out.par_chunks_mut(g).enumerate().for_each(|(row, out)| unpack_row(sizes, total, first + row, out));
+        };
+        match (layer, &mut d_layer) {
+            (Some(layer), Some(out)) if sizes.is_folded => {
+                rayon::join(
+                    || isa.run(UnfoldInput { sizes, weights: &weights.cells[n], total, out, add: n > 0 }),
+                    || {
+                        /// Rows of `w_x` that a thread unfolds at a time; a multiple of every block's height.
+                        const ROWS: usize = 12;
+                        w_x.par_chunks_mut(ROWS * g).enumerate().for_each(|(n, out)| {
+                            isa.run(UnfoldRecurrent { sizes, layer: &layer[n * ROWS..], total, out });
+                        });
+                        unpack_rows(w_h, 0);
+                    },
+                );
+            }
+            _ => {
+                unpack_rows(w_h, 0);
+                unpack_rows(w_x, dims.h);
+            }
+        }
+        unpack_row(sizes, total, sizes.depth - 1, b);
     }
-    b_out.copy_from_slice(&total.head_bias[..dims.k]);
-    debug_assert_eq!(panel, sizes.lanes * GATES);
+    let k = stack.model.dims.k;
+    for (out, row) in output.w.chunks_exact_mut(k).zip(total.head.chunks_exact(stack.classes)) {
+        out.copy_from_slice(&row[..k]);
+    }
+    output.b.copy_from_slice(&total.head_bias[..k]);
 }
 
 /// Row `row` of every panel, in the model's gate order.
-fn unpack_row(sizes: Sizes, total: &Packed, row: usize, out: &mut [f32]) {
+fn unpack_row(sizes: Sizes, total: &[f32], row: usize, out: &mut [f32]) {
     let Sizes { depth, panel, .. } = sizes;
     for (packed, range) in gate_segments(sizes) {
         let from = (packed / panel * depth + row) * panel + packed % panel;
         let n = range.len();
-        out[range].copy_from_slice(&total.lstm[from..from + n]);
+        out[range].copy_from_slice(&total[from..from + n]);
     }
 }
 
 /// `[dW_in; db_in] = [M; s] · W_xᵀ`, all of it.
-struct UnfoldInput<'a> {
+struct UnfoldInput<'a, 'b> {
     sizes: Sizes,
-    weights: &'a Weights,
-    total: &'a Packed,
-    /// `[I+1,P]`
-    out: &'a mut [f32],
+    weights: &'a CellWeights,
+    /// `[U][H + I+1, 4L]`
+    total: &'a [f32],
+    /// `[I,P]` and `[P]`
+    out: &'a mut Linear<&'b mut [f32]>,
+    /// Add to what is there instead of replacing it.
+    add: bool,
 }
 
-impl Kernel for UnfoldInput<'_> {
+impl Kernel for UnfoldInput<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -254,14 +279,18 @@ impl Kernel for UnfoldInput<'_> {
         let mut padded = vec![0.0; inputs * width];
         for (column, vectors, strip) in self.weights.input_transposed.iter() {
             for u in 0..panels {
-                let left = Left::rows(&self.total.lstm[(u * depth + dims.h) * panel..], panel);
+                let left = Left::rows(&self.total[(u * depth + dims.h) * panel..], panel);
                 let right = &strip[u * panel * vectors * lanes..];
                 let out = &mut padded[column..];
-                chunk::product(s, self.sizes, inputs, left, panel, (vectors, right), out, width, u > 0);
+                chunk::product(s, inputs, left, panel, (vectors, right), out, width, u > 0);
             }
         }
-        for (out, padded) in self.out.chunks_exact_mut(dims.p).zip(padded.chunks_exact(width)) {
-            out.copy_from_slice(&padded[..dims.p]);
+        let Linear { w, b } = self.out;
+        let rows = w.chunks_exact_mut(dims.p).chain([&mut b[..]]);
+        for (out, padded) in rows.zip(padded.chunks_exact(width)) {
+            for (out, &d) in out.iter_mut().zip(padded) {
+                *out = if self.add { *out + d } else { d };
+            }
         }
     }
 }
@@ -271,7 +300,8 @@ struct UnfoldRecurrent<'a> {
     sizes: Sizes,
     /// `[I+1,P]`, from the first of these rows' columns on.
     layer: &'a [f32],
-    total: &'a Packed,
+    /// `[U][H + I+1, 4L]`
+    total: &'a [f32],
     /// `[rows,4H]`
     out: &'a mut [f32],
 }
@@ -291,7 +321,7 @@ impl Kernel for UnfoldRecurrent<'_> {
                 &mut Product {
                     left: Left::columns(self.layer, dims.p),
                     depth: inputs,
-                    right: Right { values: &self.total.lstm[(u * depth + dims.h) * panel..], stride: panel },
+                    right: Right { values: &self.total[(u * depth + dims.h) * panel..], stride: panel },
                     out: &mut self.out[unit..],
                     row_stride: dims.g(),
                     vector_stride: dims.h,

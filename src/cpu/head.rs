@@ -1,8 +1,9 @@
 //! Softmax cross-entropy of a row of logits: loss, gradient and the predicted class in one pass.
 
-/// Cross-entropy in nats of `logits [K]` against class `label`, and the class of the largest logit (of equal ones the
-/// first). Where `gradient` is given, it gets `(softmax - onehot) · scale`.
-pub fn softmax_xent(logits: &[f32], label: usize, gradient: Option<(&mut [f32], f32)>) -> (f32, u32) {
+/// Cross-entropy in nats of `logits [K]` against a target of which `smoothing` is spread over all classes and the rest is
+/// class `label`, and the class of the largest logit (of equal ones the first). Where `gradient` is given, it gets
+/// `(softmax - target) · scale`.
+pub fn softmax_xent(logits: &[f32], label: usize, smoothing: f32, gradient: Option<(&mut [f32], f32)>) -> (f32, u32) {
     let mut best = 0;
     for (class, &logit) in logits.iter().enumerate() {
         if logit > logits[best] {
@@ -11,13 +12,20 @@ pub fn softmax_xent(logits: &[f32], label: usize, gradient: Option<(&mut [f32], 
     }
     let max = logits[best];
     let sum: f32 = logits.iter().map(|&l| (l - max).exp()).sum();
+    let spread = smoothing / logits.len() as f32;
     if let Some((gradient, scale)) = gradient {
         for (d, &l) in gradient.iter_mut().zip(logits) {
-            *d = (l - max).exp() / sum * scale;
+            *d = ((l - max).exp() / sum - spread) * scale;
         }
-        gradient[label] -= scale;
+        gradient[label] -= (1.0 - smoothing) * scale;
     }
-    (sum.ln() + max - logits[label], best as u32)
+    let loss = if smoothing > 0.0 {
+        let below: f32 = logits.iter().map(|&l| max - l).sum();
+        sum.ln() + (1.0 - smoothing) * (max - logits[label]) + spread * below
+    } else {
+        sum.ln() + max - logits[label]
+    };
+    (loss, best as u32)
 }
 
 /// Turns `logits [K]` into probabilities.

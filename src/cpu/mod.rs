@@ -1,8 +1,8 @@
 //! The fast CPU engine.
 //!
 //! An iteration: pack the weights and fold the input layer into them (`weights`); send groups of chunks of rows through
-//! the whole sequence, forward and backward, each group summing its own gradients (`chunk`, `gradient`); add the groups
-//! and unfold (`gradient`); update (`adam`). How the batch is cut depends on its size only, and every sum has one order,
+//! the whole model (`stack`), each layer and direction through the whole sequence (`chunk`), forward and backward, each group
+//! summing its own gradients (`gradient`); add the groups and unfold (`gradient`); update (`adam`). How the batch is cut depends on its size only, and every sum has one order,
 //! so results do not depend on the number of threads.
 
 mod adam;
@@ -13,6 +13,7 @@ mod math;
 pub mod peak;
 mod simd;
 mod sizes;
+mod stack;
 mod tile;
 mod weights;
 
@@ -23,10 +24,11 @@ use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::{Error, Result};
 use crate::optimizer::Adam;
 use crate::precision::Precision;
-use chunk::{CHUNK_ROWS, Score, Scratch};
+use chunk::CHUNK_ROWS;
 use gradient::{Packed, TrainChunk};
 use rayon::prelude::*;
-use sizes::Sizes;
+use sizes::Stack;
+use stack::{Dropout, Room, Score};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use weights::Weights;
@@ -42,16 +44,16 @@ pub struct CpuEngine {
     optimizer: Adam,
     data: Arc<Dataset>,
     isa: Isa,
-    sizes: Sizes,
+    stack: Stack,
     pool: Arc<rayon::ThreadPool>,
     state: State,
     weights: Weights,
     /// True while `weights` are those of `state`.
     forward_packed: bool,
     /// One for each thread, made at the first training step.
-    training: Vec<Mutex<Scratch>>,
+    training: Vec<Mutex<Room>>,
     /// One for each thread.
-    scoring: Vec<Mutex<Scratch>>,
+    scoring: Vec<Mutex<Room>>,
     /// Gradients of each group of chunks, and their sum.
     groups: Vec<Packed>,
     total: Packed,
@@ -91,29 +93,30 @@ impl CpuEngine {
     ///
     /// If the threads cannot be started.
     pub fn with_isa(model: Model, adam: Adam, data: Arc<Dataset>, threads: usize, isa: Isa) -> Result<Self> {
-        let sizes = Sizes::new(model.dims, isa.lanes());
+        check_precision(&model, isa)?;
+        let stack = Stack::new(model, isa.lanes());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|n| format!("cpu-engine-{n}"))
             .build()
             .map_err(|e| Error::usage(format!("--threads {threads}"), e.to_string(), "ask for fewer"))?;
-        let scoring =
-            (0..pool.current_num_threads()).map(|_| Mutex::new(Scratch::new(sizes, false, isa.precision()))).collect();
+        let room = || Mutex::new(Room::new(&stack, false, isa.precision()));
+        let scoring = (0..pool.current_num_threads()).map(|_| room()).collect();
         let parameters = model.layout().len();
         Ok(Self {
             model,
             optimizer: adam,
             data,
             isa,
-            sizes,
             state: State::new(vec![0.0; parameters]),
-            weights: Weights::new(sizes, isa.precision()),
+            weights: Weights::new(stack.clone(), isa.precision()),
             forward_packed: false,
             training: Vec::new(),
             scoring,
             groups: Vec::new(),
-            total: Packed::new(sizes),
+            total: Packed::new(&stack),
             gradient: vec![0.0; parameters],
+            stack,
             pool: Arc::new(pool),
         })
     }
@@ -121,7 +124,7 @@ impl CpuEngine {
     /// In the pool: packs the weights, unless they have not changed.
     fn pack_forward(&mut self) {
         if !self.forward_packed {
-            self.weights.pack_forward(self.isa, &self.model, &self.state.parameters);
+            self.weights.pack_forward(self.isa, &self.state.parameters);
             self.forward_packed = true;
         }
     }
@@ -132,50 +135,52 @@ impl CpuEngine {
         &mut self,
         sequences: &Sequences,
         rows: &[u32],
-        watch: &(dyn Fn(Range<usize>, &Scratch, &Weights) + Sync),
+        watch: &(dyn Fn(Range<usize>, &Room, &Weights) + Sync),
     ) -> Vec<(f32, u32)> {
         self.pack_forward();
-        let (sizes, isa) = (self.sizes, self.isa);
+        let Self { model, isa, stack, weights, groups, training, state, total, gradient, pool, .. } = self;
+        let (stack, isa) = (&*stack, *isa);
         let chunks = rows.len().div_ceil(CHUNK_ROWS);
-        let affordable = MAX_GROUP_BYTES / (size_of::<f32>() * Packed::len(sizes));
+        let affordable = MAX_GROUP_BYTES / (size_of::<f32>() * Packed::len(stack));
         let count = chunks.min(MAX_GROUPS).min(affordable.max(1));
-        while self.groups.len() < count {
-            self.groups.push(Packed::new(sizes));
+        while groups.len() < count {
+            groups.push(Packed::new(stack));
         }
-        while self.training.len() < self.pool.current_num_threads() {
-            self.training.push(Mutex::new(Scratch::new(sizes, true, isa.precision())));
+        while training.len() < pool.current_num_threads() {
+            training.push(Mutex::new(Room::new(stack, true, isa.precision())));
         }
-        let Self { weights, groups, training, state, total, gradient, .. } = self;
+        let mask = model.dropout.map(|dropout| dropout.mask(state.step + 1));
         let groups = &mut groups[..count];
         let scale = 1.0 / rows.len() as f32;
         weights.pack_backward(isa, &state.parameters);
         let weights = &*weights;
         let run_group = |(g, gradient): (usize, &mut Packed)| {
-            let mut scratch = own(training);
+            let mut room = own(training);
             let mut scores = Vec::new();
             let own_chunks = part(chunks, g, count);
             for chunk in own_chunks.clone() {
                 let span = part(rows.len(), chunk, chunks);
                 let rows = &rows[span.clone()];
-                scratch.gather(sizes, sequences, rows);
+                room.gather(stack, sequences, rows);
                 let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
                 isa.run(TrainChunk {
-                    sizes,
+                    stack,
                     weights,
-                    scratch: &mut scratch,
+                    room: &mut room,
+                    dropout: mask.as_ref().map(|mask| Dropout { mask, first: span.start }),
                     labels: &labels,
                     scale,
                     gradient,
                     add: chunk > own_chunks.start,
                     scores: &mut scores,
                 });
-                watch(span, &scratch, weights);
+                watch(span, &room, weights);
             }
             scores
         };
         let scores: Vec<Vec<_>> = groups.par_iter_mut().enumerate().with_max_len(1).map(run_group).collect();
         gradient::reduce(groups, total);
-        gradient::unpack(isa, sizes, weights, &state.parameters, total, gradient);
+        gradient::unpack(isa, stack, weights, &state.parameters, total, gradient);
         scores.concat()
     }
 
@@ -202,23 +207,35 @@ impl CpuEngine {
         let pool = self.pool.clone();
         pool.install(|| {
             self.pack_forward();
-            let (sizes, isa, weights, scoring) = (self.sizes, self.isa, &self.weights, &self.scoring);
+            let (stack, isa, weights, scoring) = (&self.stack, self.isa, &self.weights, &self.scoring);
             let run_chunk = |rows: &[u32]| {
-                let scratch = &mut *own(scoring);
-                scratch.gather(sizes, sequences, rows);
-                isa.run(Score { sizes, weights, scratch, rows: rows.len() });
-                each(rows, &scratch.logits)
+                let room = &mut *own(scoring);
+                room.gather(stack, sequences, rows);
+                isa.run(Score { stack, weights, room, rows: rows.len() });
+                each(rows, &room.logits)
             };
             rows.par_chunks(CHUNK_ROWS).flat_map_iter(run_chunk).collect()
         })
     }
 }
 
-/// The current thread's own scratch.
-fn own(scratch: &[Mutex<Scratch>]) -> std::sync::MutexGuard<'_, Scratch> {
+/// Refuses models that no products in bf16 were made for.
+fn check_precision(model: &Model, isa: Isa) -> Result<()> {
+    match model.extras().filter(|_| isa.precision() == Precision::Bf16) {
+        Some(extras) => Err(Error::usage(
+            "--precision bf16",
+            format!("the CPU engine computes such models in f32 only: {extras}"),
+            "leave it out",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The current thread's own room.
+fn own(rooms: &[Mutex<Room>]) -> std::sync::MutexGuard<'_, Room> {
     let thread = rayon::current_thread_index().expect("runs in the engine's pool");
     // Whatever a panicking thread left there is overwritten before it is read.
-    scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    rooms[thread].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Part `n` of `count` nearly equal parts of `0..total`.
@@ -262,47 +279,47 @@ impl Engine for CpuEngine {
     }
 
     fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
-        let (data, sizes) = (self.data.clone(), self.sizes);
+        let (data, k, classes) = (self.data.clone(), self.model.dims.k, self.stack.classes);
         let sequences = data.split(split);
         let scores = self.score(sequences, rows, |rows, logits| {
             let score = |(&row, logits): (&u32, &[f32])| {
-                head::softmax_xent(&logits[..sizes.dims.k], sequences.labels()[row as usize] as usize, None)
+                head::softmax_xent(&logits[..k], sequences.labels()[row as usize] as usize, 0.0, None)
             };
-            rows.iter().zip(logits.chunks_exact(sizes.classes)).map(score).collect()
+            rows.iter().zip(logits.chunks_exact(classes)).map(score).collect()
         });
         let (loss, predicted) = scores.into_iter().unzip();
         Ok(Scores { loss, predicted })
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
-        let sizes = self.sizes;
+        let (k, classes) = (self.model.dims.k, self.stack.classes);
         let rows: Vec<u32> = (0..sequences.len() as u32).collect();
         Ok(self.score(sequences, &rows, |rows, logits| {
             let probabilities = |logits: &[f32]| {
-                let mut row = logits[..sizes.dims.k].to_vec();
+                let mut row = logits[..k].to_vec();
                 head::softmax(&mut row);
                 row
             };
-            logits.chunks_exact(sizes.classes).take(rows.len()).flat_map(probabilities).collect()
+            logits.chunks_exact(classes).take(rows.len()).flat_map(probabilities).collect()
         }))
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
-        let (sizes, n) = (self.sizes, batch.len());
-        let dims = sizes.dims;
+        let (stack, n) = (self.stack.clone(), batch.len());
+        let (dims, width) = (self.model.dims, self.model.width());
         let zeros = |per_row: usize| vec![0.0; n * per_row];
         let trace = Mutex::new(Trace {
             logits: zeros(dims.k),
-            h_last: zeros(dims.h),
-            c_last: zeros(dims.h),
+            h_last: zeros(width),
+            c_last: zeros(width),
             loss: Vec::new(),
             gradient: Vec::new(),
             dx: zeros(dims.sequence_len()),
         });
         let rows: Vec<u32> = (0..n as u32).collect();
-        let watch = |span, scratch: &Scratch, weights: &Weights| {
+        let watch = |span, room: &Room, weights: &Weights| {
             let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
-            scratch.copy_results(sizes, weights, span, &mut trace);
+            room.copy_results(&stack, weights, span, &mut trace);
         };
         let pool = self.pool.clone();
         let scores = pool.install(|| self.differentiate(batch, &rows, &watch));

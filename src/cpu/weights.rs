@@ -2,17 +2,29 @@
 //! gates in packed order, transposes for the backward pass.
 
 use super::simd::{Isa, Kernel, Pair, Simd};
-use super::sizes::{Sizes, Strips};
+use super::sizes::{Sizes, Stack, Strips};
 use super::tile::{Left, Product, Right, wide};
-use crate::engine::Model;
 use crate::precision::Precision;
-use crate::shape::{GATES, ParamLayout, gate};
+use crate::shape::{Cell, GATES, Linear, Tensors, gate};
 use rayon::prelude::*;
 
 /// Packed weights.
 pub struct Weights {
+    stack: Stack,
+    /// Of each cell.
+    pub cells: Vec<CellWeights>,
+    /// `w_out [D·H, K]`
+    pub head: Strips,
+    /// `w_outᵀ [K, D·H]`
+    pub head_transposed: Strips,
+    /// `b_out [K]`, padded.
+    pub head_bias: Vec<f32>,
+}
+
+/// Packed weights of a cell.
+pub struct CellWeights {
     sizes: Sizes,
-    /// `[U][H + I+1, 4L]`: the rows of `w_h`, of the folded `w_in · w_x`, and of the folded bias.
+    /// `[U][H + I+1, 4L]`: the rows of `w_h`, of the folded `w_in · w_x` or of `w_x`, and of the (folded) bias.
     pub forward: Vec<f32>,
     /// For products in bf16: `[U][H/2 + I/2, 4L]`, pairs of the rows of `forward` without the bias.
     pub forward_pairs: Vec<Pair>,
@@ -20,45 +32,88 @@ pub struct Weights {
     pub recurrent_transposed: Strips,
     /// For products in bf16: `[2H in packed gate order, H]`, pairs of its rows.
     pub recurrent_pairs: Strips<Pair>,
-    /// `w_xᵀ [4H in packed gate order, P]`
+    /// `w_xᵀ [4H in packed gate order, P]`, or as wide as what a layer above the first reads.
     pub input_transposed: Strips,
-    /// `w_out [H, K]`
-    pub head: Strips,
-    /// `w_outᵀ [K, H]`
-    pub head_transposed: Strips,
-    /// `b_out [K]`, padded.
-    pub head_bias: Vec<f32>,
     /// `[U][P, 4L]`: `w_x`, while it is folded.
     input: Vec<f32>,
 }
 
 impl Weights {
     /// Room for the weights.
-    pub fn new(sizes: Sizes, precision: Precision) -> Self {
+    pub fn new(stack: Stack, precision: Precision) -> Self {
+        let (width, k, lanes) = (stack.model.width(), stack.model.dims.k, stack.lanes);
+        let cell = |n: usize| CellWeights::new(stack.cells[n], stack.transposed_inputs(n), precision);
+        Self {
+            cells: (0..stack.cells.len()).map(cell).collect(),
+            head: Strips::new(width, k, lanes),
+            head_transposed: Strips::new(k, width, lanes),
+            head_bias: vec![0.0; stack.classes],
+            stack,
+        }
+    }
+
+    /// Packs what the forward pass needs.
+    pub fn pack_forward(&mut self, isa: Isa, parameters: &[f32]) {
+        let model = self.stack.model;
+        let Tensors { input, cells, output } = model.layout().view(parameters);
+        for (packed, cell) in self.cells.iter_mut().zip(cells) {
+            packed.pack_forward(isa, model.forget_bias, input, cell);
+        }
+        let k = model.dims.k;
+        self.head.par_iter_mut().for_each(|(column, width, strip)| {
+            let valid = width.min(k - column);
+            for (to, from) in strip.chunks_exact_mut(width).zip(output.w.chunks_exact(k)) {
+                to[..valid].copy_from_slice(&from[column..column + valid]);
+            }
+        });
+        self.head_bias[..k].copy_from_slice(output.b);
+    }
+
+    /// Packs what the backward pass needs besides.
+    pub fn pack_backward(&mut self, isa: Isa, parameters: &[f32]) {
+        let k = self.stack.model.dims.k;
+        let Tensors { cells, output, .. } = self.stack.model.layout().view(parameters);
+        for (packed, cell) in self.cells.iter_mut().zip(cells) {
+            packed.pack_backward(isa, cell);
+        }
+        self.head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
+            for (unit, row) in output.w.chunks_exact(k).enumerate().skip(column).take(width) {
+                for (class, &weight) in row.iter().enumerate() {
+                    strip[class * width + unit - column] = weight;
+                }
+            }
+        });
+    }
+}
+
+impl CellWeights {
+    fn new(sizes: Sizes, transposed_inputs: usize, precision: Precision) -> Self {
         let dims = sizes.dims;
         let pairs = |n: usize| if precision == Precision::Bf16 { n } else { 0 };
+        let folded = if sizes.is_folded { dims.p } else { 0 };
         Self {
             sizes,
             forward: vec![0.0; sizes.panels * sizes.depth * sizes.panel],
             forward_pairs: vec![Pair(0); pairs(sizes.panels * sizes.depth_pairs() * sizes.panel)],
             recurrent_transposed: Strips::new(sizes.gates, dims.h, sizes.lanes),
             recurrent_pairs: Strips::new(pairs(sizes.gates / 2), dims.h, sizes.lanes),
-            input_transposed: Strips::new(sizes.gates, dims.p, sizes.lanes),
-            head: Strips::new(dims.h, dims.k, sizes.lanes),
-            head_transposed: Strips::new(dims.k, dims.h, sizes.lanes),
-            head_bias: vec![0.0; sizes.classes],
-            input: vec![0.0; sizes.panels * dims.p * sizes.panel],
+            input_transposed: Strips::new(sizes.gates, transposed_inputs, sizes.lanes),
+            input: vec![0.0; sizes.panels * folded * sizes.panel],
         }
     }
 
-    /// Packs what the forward pass needs.
-    pub fn pack_forward(&mut self, isa: Isa, model: &Model, parameters: &[f32]) {
+    fn pack_forward(&mut self, isa: Isa, forget_bias: f32, layer: Option<Linear<&[f32]>>, cell: Cell<&[f32]>) {
         let Sizes { dims, depth, panel, .. } = self.sizes;
         let sizes = self.sizes;
-        let panels = self.forward.par_chunks_mut(depth * panel).zip(self.input.par_chunks_mut(dims.p * panel));
-        panels.enumerate().for_each(|(u, (forward, input))| {
-            isa.run(PackPanel { sizes, model, parameters, u, forward, input });
-        });
+        let pack = |(u, forward): (usize, &mut [f32]), input: &mut [f32]| {
+            isa.run(PackPanel { sizes, forget_bias, layer, cell, u, forward, input });
+        };
+        let panels = self.forward.par_chunks_mut(depth * panel).enumerate();
+        if sizes.is_folded {
+            panels.zip(self.input.par_chunks_mut(dims.p * panel)).for_each(|(forward, input)| pack(forward, input));
+        } else {
+            panels.for_each(|forward| pack(forward, &mut []));
+        }
         if isa.precision() == Precision::Bf16 {
             let pairs = self.forward_pairs.par_chunks_mut(sizes.depth_pairs() * panel);
             pairs.zip(self.forward.par_chunks(depth * panel)).for_each(|(pairs, forward)| {
@@ -68,37 +123,20 @@ impl Weights {
                 isa.run(PairRows { from: forward, stride: panel, width: panel, to: input });
             });
         }
-        let w = ParamLayout::new(dims).view(parameters);
-        self.head.par_iter_mut().for_each(|(column, width, strip)| {
-            let valid = width.min(dims.k - column);
-            for (to, from) in strip.chunks_exact_mut(width).zip(w.w_out.chunks_exact(dims.k)) {
-                to[..valid].copy_from_slice(&from[column..column + valid]);
-            }
-        });
-        self.head_bias[..dims.k].copy_from_slice(w.b_out);
     }
 
-    /// Packs what the backward pass needs besides.
-    pub fn pack_backward(&mut self, isa: Isa, parameters: &[f32]) {
-        let (sizes, dims) = (self.sizes, self.sizes.dims);
-        let w = ParamLayout::new(dims).view(parameters);
+    fn pack_backward(&mut self, isa: Isa, cell: Cell<&[f32]>) {
+        let sizes = self.sizes;
         let transposed = |strips: &mut Strips, from: &[f32]| {
             strips.par_iter_mut().for_each(|(column, width, strip)| transpose_gates(sizes, from, column, width, strip));
         };
-        let Self { recurrent_transposed, recurrent_pairs, input_transposed, head_transposed, .. } = self;
-        rayon::join(|| transposed(recurrent_transposed, w.w_h), || transposed(input_transposed, w.w_x));
+        let Self { recurrent_transposed, recurrent_pairs, input_transposed, .. } = self;
+        rayon::join(|| transposed(recurrent_transposed, cell.w_h), || transposed(input_transposed, cell.w_x));
         if isa.precision() == Precision::Bf16 {
             recurrent_pairs.par_iter_mut().for_each(|(column, width, to)| {
                 isa.run(PairRows { from: recurrent_transposed.strip(column), stride: width, width, to });
             });
         }
-        head_transposed.par_iter_mut().for_each(|(column, width, strip)| {
-            for (unit, row) in w.w_out.chunks_exact(dims.k).enumerate().skip(column).take(width) {
-                for (class, &weight) in row.iter().enumerate() {
-                    strip[class * width + unit - column] = weight;
-                }
-            }
-        });
     }
 }
 
@@ -154,12 +192,14 @@ impl Kernel for PairRows<'_> {
 
 struct PackPanel<'a> {
     sizes: Sizes,
-    model: &'a Model,
-    parameters: &'a [f32],
+    forget_bias: f32,
+    /// The input layer `[I,P]` and `[P]`, where it is folded.
+    layer: Option<Linear<&'a [f32]>>,
+    cell: Cell<&'a [f32]>,
     u: usize,
     /// `[H + I+1, 4L]`
     forward: &'a mut [f32],
-    /// `[P, 4L]`
+    /// `[P, 4L]`, where the input layer is folded.
     input: &'a mut [f32],
 }
 
@@ -168,35 +208,41 @@ impl Kernel for PackPanel<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Sizes { dims, panel, inputs, lanes, .. } = self.sizes;
-        let layout = ParamLayout::new(dims);
-        let w = layout.view(self.parameters);
-        pack_panel(self.sizes, self.u, w.w_h, self.forward);
-        pack_panel(self.sizes, self.u, w.w_x, self.input);
-
-        // b_in follows w_in: together they are [I+1, P], and so is the folded product [I+1, 4L].
-        let ranges = layout.ranges();
-        let layer = &self.parameters[ranges.w_in.start..ranges.b_in.end];
-        let folded = &mut self.forward[dims.h * panel..];
-        wide(
-            s,
-            inputs,
-            &mut Product {
-                left: Left::rows(layer, dims.p),
-                depth: dims.p,
-                right: Right { values: self.input, stride: panel },
-                out: folded,
-                row_stride: panel,
-                vector_stride: lanes,
-                lanes: [lanes; GATES],
-                add: false,
-            },
-        );
-        let bias = &mut folded[dims.i * panel..];
+        let Sizes { dims, panel, lanes, .. } = self.sizes;
+        let cell = self.cell;
+        pack_panel(self.sizes, self.u, cell.w_h, self.forward);
+        let inputs = &mut self.forward[dims.h * panel..];
+        match self.layer.filter(|_| self.sizes.is_folded) {
+            Some(layer) => {
+                pack_panel(self.sizes, self.u, cell.w_x, self.input);
+                let (folded, bias) = inputs.split_at_mut(dims.i * panel);
+                for (rows, left, out) in [(dims.i, layer.w, folded), (1, layer.b, bias)] {
+                    wide(
+                        s,
+                        rows,
+                        &mut Product {
+                            left: Left::rows(left, dims.p),
+                            depth: dims.p,
+                            right: Right { values: self.input, stride: panel },
+                            out,
+                            row_stride: panel,
+                            vector_stride: lanes,
+                            lanes: [lanes; GATES],
+                            add: false,
+                        },
+                    );
+                }
+            }
+            None => {
+                pack_panel(self.sizes, self.u, cell.w_x, inputs);
+                inputs[dims.i * panel..].fill(0.0);
+            }
+        }
+        let bias = &mut inputs[dims.i * panel..];
         let valid = self.sizes.lanes_before(self.u * lanes, dims.h);
         for gate in 0..GATES {
-            let forget = if gate == gate::F { self.model.forget_bias } else { 0.0 };
-            let from = &w.b[gate * dims.h + self.u * lanes..][..valid];
+            let forget = if gate == gate::F { self.forget_bias } else { 0.0 };
+            let from = &cell.b[gate * dims.h + self.u * lanes..][..valid];
             for (to, b) in bias[gate * lanes..].iter_mut().zip(from) {
                 *to += b + forget;
             }

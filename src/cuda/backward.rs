@@ -4,9 +4,11 @@ use super::device::{Buffer, Device, Part};
 use super::forward::Forward;
 use super::linear::{Form, Product, Split, column_sums, product, split_product, sum_parts};
 use super::lstm::{BackwardStep, From, backward_step};
-use super::weights::{Weights, joined};
+use super::sequence::{BackwardSteps, Sequence};
+use super::weights::Weights;
 use crate::error::Result;
-use crate::shape::{Dims, ParamLayout, Tensors};
+use crate::model::Model;
+use crate::shape::Dims;
 
 /// What backward computes of a batch of `batch` sequences, B.
 pub struct Backward<D: Device> {
@@ -34,7 +36,8 @@ impl<D: Device> Backward<D> {
     /// # Errors
     ///
     /// If the device has no more memory.
-    pub fn new(device: &D, dims: Dims, batch: usize) -> Result<Self> {
+    pub fn new(device: &D, model: &Model, batch: usize) -> Result<Self> {
+        let dims = model.dims;
         let (cells, g) = (batch * dims.h, dims.g());
         let split_products = [(dims.i + 1, g, dims.t * batch), (dims.h, g, dims.t * batch), (dims.h, dims.k, batch)];
         let parts = split_products.map(|(m, n, k)| Split::new(m, n, k).parts * m * n);
@@ -47,7 +50,7 @@ impl<D: Device> Backward<D> {
             dc: Buffer::new(device, "dc", cells)?,
             d_fold: Buffer::new(device, "d_fold", (dims.i + 1) * g)?,
             parts: Buffer::new(device, "parts", parts.into_iter().max().unwrap_or(1))?,
-            gradient: Buffer::new(device, "gradient", ParamLayout::new(dims).len())?,
+            gradient: Buffer::new(device, "gradient", model.layout().len())?,
         })
     }
 
@@ -61,14 +64,28 @@ impl<D: Device> Backward<D> {
         &self.gradient
     }
 
-    /// From `dlogits` to the gradient. `forward` must hold the same batch.
+    /// From `dlogits` to the gradient. `forward` must hold the same batch. All steps run in one launch if there are kernels for
+    /// that, whose weights must be packed.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn run(&self, device: &D, weights: &Weights<D>, forward: &Forward<D>) -> Result<()> {
+    pub fn run(
+        &self,
+        device: &D,
+        weights: &Weights<D>,
+        in_one_launch: Option<&Sequence<D>>,
+        forward: &Forward<D>,
+    ) -> Result<()> {
         self.head(device, weights, forward)?;
-        self.steps(device, weights, forward)?;
+        match in_one_launch {
+            Some(lstm) => {
+                let (steps, batch, (gates, c)) = (self.dims.t, self.batch, forward.kept());
+                let (dh_last, da) = (self.dh_last.all(), self.da.all());
+                lstm.backward(device, &BackwardSteps { steps, batch, gates, c, dh_last, da })?;
+            }
+            None => self.steps(device, weights, forward)?,
+        }
         self.recurrent_weights(device, weights, forward)?;
         self.input_weights(device, weights, forward)
     }
@@ -80,12 +97,12 @@ impl<D: Device> Backward<D> {
     fn head(&self, device: &D, weights: &Weights<D>, forward: &Forward<D>) -> Result<()> {
         let (Dims { t, h, k, .. }, batch, ranges) = (self.dims, self.batch, weights.ranges());
         let (dlogits, h_last) = (self.dlogits.all(), forward.h(t, batch));
-        let (b, c) = (weights.tensors().w_out, self.dh_last.all());
+        let (b, c) = (weights.tensors().output.w, self.dh_last.all());
         product(device, &Product { form: Form::Nt, a: dlogits, b, bias: None, c, m: batch, n: h, k })?;
-        let c = self.part(&ranges.w_out);
+        let c = self.part(&ranges.output.w);
         let product = Product { form: Form::Tn, a: h_last, b: dlogits, bias: None, c, m: h, n: k, k: batch };
         split_product(device, &product, self.parts.all())?;
-        column_sums(device, dlogits, self.part(&ranges.b_out), batch, k)
+        column_sums(device, dlogits, self.part(&ranges.output.b), batch, k)
     }
 
     fn da(&self, step: usize) -> Part<'_, f32> {
@@ -98,7 +115,7 @@ impl<D: Device> Backward<D> {
         for step in (0..t).rev() {
             let backward = BackwardStep {
                 from: if step + 1 == t { From::Head(self.dh_last.all()) } else { From::Later(self.da(step + 1)) },
-                w_h: weights.tensors().w_h,
+                w_h: weights.tensors().cells[0].w_h,
                 gates: forward.gates(step, batch),
                 c_prev: forward.c(step, batch),
                 c: forward.c(step + 1, batch),
@@ -114,7 +131,7 @@ impl<D: Device> Backward<D> {
 
     fn recurrent_weights(&self, device: &D, weights: &Weights<D>, forward: &Forward<D>) -> Result<()> {
         let (Dims { t, h, .. }, n) = (self.dims, self.dims.g());
-        let (a, b, c) = (forward.h_before(), self.da.all(), self.part(&weights.ranges().w_h));
+        let (a, b, c) = (forward.h_before(), self.da.all(), self.part(&weights.ranges().cells[0].w_h));
         let product = Product { form: Form::Tn, a, b, bias: None, c, m: h, n, k: t * self.batch };
         split_product(device, &product, self.parts.all())
     }
@@ -122,14 +139,14 @@ impl<D: Device> Backward<D> {
     /// The gradient by the folded weights, and from it those of the layers that were folded.
     fn input_weights(&self, device: &D, weights: &Weights<D>, forward: &Forward<D>) -> Result<()> {
         let (Dims { t, i, p, .. }, g) = (self.dims, self.dims.g());
-        let (ranges, d_fold) = (weights.ranges(), self.d_fold.all());
+        let (ranges, d_fold) = (&weights.ranges().cells[0], self.d_fold.all());
         let (a, b, m) = (forward.x(), self.da.all(), i + 1);
         let fold = Product { form: Form::Tn, a, b, bias: None, c: d_fold, m, n: g, k: t * self.batch };
         split_product(device, &fold, self.parts.all())?;
         let (a, c) = (weights.input_layer(), self.part(&ranges.w_x));
         product(device, &Product { form: Form::Tn, a, b: d_fold, bias: None, c, m: p, n: g, k: m })?;
-        let Tensors { w_x, .. } = weights.tensors();
-        let c = self.part(&joined(&ranges.w_in, &ranges.b_in));
+        let w_x = weights.tensors().cells[0].w_x;
+        let c = self.part(&weights.input_range());
         product(device, &Product { form: Form::Nt, a: d_fold, b: w_x, bias: None, c, m, n: p, k: g })?;
         sum_parts(device, self.d_fold.part(i * g..m * g), self.part(&ranges.b), g, 1)
     }

@@ -100,6 +100,10 @@ pub fn cost(launch: &Launch<'_>) -> Option<Cost> {
         "column_sums" => column_sums(args),
         "lstm_forward_step" => lstm_forward_step(args),
         "lstm_backward_step" => lstm_backward_step(args),
+        "sequence_pack" => sequence_pack(args),
+        "sequence_forward" => sequence_forward(args, true),
+        "sequence_score" => sequence_forward(args, false),
+        "sequence_backward" => sequence_backward(args),
         "softmax_xent" => softmax_xent(args),
         "softmax" => softmax(args),
         "batch_metrics" => batch_metrics(args),
@@ -186,6 +190,29 @@ fn lstm_backward_step(args: &Args<'_>) -> Cost {
     let cells = b * h;
     let dh = if later == 1 { G * cells + G * h * h } else { cells };
     numbers(dh + (G + 2 + later) * cells + (G + 1) * cells, 2 * later * cells * G * h + 23 * cells)
+}
+
+/// Reads the recurrent weights, writes them twice; padding is not counted.
+fn sequence_pack(args: &Args<'_>) -> Cost {
+    let h = args.size(3);
+    numbers(3 * G * h * h, 0)
+}
+
+/// Reads the weights, the products of the inputs, h and c before the first step; writes h and c, and gates if all steps are
+/// kept. A cell takes what it takes in `lstm_forward_step`, and 4 operations that add the products of the inputs.
+fn sequence_forward(args: &Args<'_>, keeps_all: bool) -> Cost {
+    let (b, t, h) = (args.size(6), args.size(7), args.size(8));
+    let (weights, cells) = (G * h * h, b * h);
+    let written = if keeps_all { (G + 2) * t * cells } else { 2 * cells };
+    numbers(weights + G * t * cells + 2 * cells + written, t * (2 * b * weights + 20 * cells))
+}
+
+/// Reads the weights, gates of all steps, c before and after them and dh of the last; writes da. A cell takes what it takes in
+/// `lstm_backward_step`.
+fn sequence_backward(args: &Args<'_>) -> Cost {
+    let (b, t, h) = (args.size(5), args.size(6), args.size(7));
+    let (weights, cells) = (G * h * h, b * h);
+    numbers(weights + (2 * G * t + (t + 1) + 1) * cells, 2 * (t - 1) * b * weights + 23 * t * cells)
 }
 
 /// Reads logits and labels; writes loss, class and, if it is wanted, the gradient. A logit takes 4 operations (comparison,
@@ -371,6 +398,13 @@ mod tests {
         assert_eq!(later, (4 * (32 + 64 + 32 + 16 + 8 + 32 + 8), 2 * 2 * 16 * 4 + 23 * 8));
         let last = of("lstm_backward_step", one, &args(8, &[0], &[2, 4]));
         assert_eq!(last, (4 * (8 + 32 + 16 + 32 + 8), 23 * 8));
+        // H 4: 64 weights. B 2, T 3: 24 cells and 96 gates in all steps, 8 cells of one.
+        assert_eq!(of("sequence_pack", one, &args(3, &[], &[4])), (4 * 192, 0));
+        let forward = |kernel| of(kernel, one, &args(6, &[], &[2, 3, 4]));
+        assert_eq!(forward("sequence_forward"), (4 * (64 + 96 + 16 + 96 + 48), 3 * (2 * 2 * 64) + 20 * 24));
+        assert_eq!(forward("sequence_score"), (4 * (64 + 96 + 16 + 16), 3 * (2 * 2 * 64) + 20 * 24));
+        let backward = of("sequence_backward", one, &args(5, &[], &[2, 3, 4]));
+        assert_eq!(backward, (4 * (64 + 192 + 32 + 8), 2 * (2 * 2 * 64) + 23 * 24));
         assert_eq!(of("softmax_xent", one, &args(5, &[], &[3, 10])), (4 * (60 + 9), 270 + 9));
         assert_eq!(of("softmax_xent", one, &args(5, &[4], &[3, 10])), (4 * (30 + 9), 120 + 9));
         assert_eq!(of("softmax", one, &args(2, &[], &[3, 10])), (240, 210));
@@ -425,7 +459,8 @@ mod tests {
     #[test]
     fn every_kernel_has_a_formula() {
         let file = include_str!("cost.rs");
-        for kernel in sources::names().into_iter().chain(sources::persistent_names()) {
+        let specialized = [sources::persistent_names(), sources::sequence_names()].concat();
+        for kernel in sources::names().into_iter().chain(specialized) {
             assert!(file.contains(&format!("\"{kernel}\" ")), "no formula for {kernel} in src/cuda/cost.rs");
         }
         let launch = Launch { kernel: "no such", grid: [1; 3], block: [1; 3], cluster: [1; 3], shared: 0, args: &[] };

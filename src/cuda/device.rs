@@ -3,7 +3,7 @@
 //! Two devices stand behind it: the driver of a real GPU, and the emulator that runs the same kernels' PTX with no GPU. So
 //! launch shapes and the order of arguments are tested wherever the tests run.
 
-use super::variant::Variant;
+use super::specialized::Specialized;
 use crate::error::Result;
 use bytemuck::Pod;
 use std::cell::RefCell;
@@ -67,12 +67,12 @@ pub trait Device {
     /// If the device fails.
     fn limits(&self) -> Result<Limits>;
 
-    /// Makes the persistent kernels of a variant ready; those of another one that was loaded before are forgotten.
+    /// Makes kernels ready that are compiled for one model; those of the same unit that were loaded before are forgotten.
     ///
     /// # Errors
     ///
     /// [`crate::Error::Device`] if there is nothing to compile them with; [`crate::Error::Failed`] if they are rejected.
-    fn load(&mut self, variant: &Variant) -> Result<()>;
+    fn load(&mut self, kernels: &Specialized) -> Result<()>;
 
     /// Bytes that can still be allocated; none where nobody knows.
     ///
@@ -249,9 +249,23 @@ impl<D: Device, T: Pod> Buffer<D, T> {
     ///
     /// If the buffer has fewer.
     pub fn download(&self, device: &D, len: usize) -> Result<Vec<T>> {
-        assert!(len <= self.len, "{len} values of a buffer of {}", self.len);
-        let mut values = vec![T::zeroed(); len];
-        device.download(&self.memory.borrow(), self.offset, bytemuck::cast_slice_mut(&mut values))?;
+        self.download_part(device, 0..len)
+    }
+
+    /// Those values, once all work is done.
+    ///
+    /// # Errors
+    ///
+    /// If the device, or anything it was told to do before, fails.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer has fewer.
+    pub fn download_part(&self, device: &D, range: Range<usize>) -> Result<Vec<T>> {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of a buffer of {}", self.len);
+        let mut values = vec![T::zeroed(); range.len()];
+        let offset = self.offset + range.start * size_of::<T>();
+        device.download(&self.memory.borrow(), offset, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 

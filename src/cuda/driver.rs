@@ -5,7 +5,7 @@
 use super::device::{Arg, Device, Launch, Limits};
 use super::program::{Code, Origin, Program};
 use super::sources;
-use super::variant::Variant;
+use super::specialized::Specialized;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
@@ -440,12 +440,12 @@ impl Device for Driver {
         Ok(Limits { capability, shared: shared.max(0) as u32, multiprocessors })
     }
 
-    fn load(&mut self, variant: &Variant) -> Result<()> {
-        let program = Program::load_variant(variant, &self.gpu.architecture(), self.use_cache)?;
-        let Code::Cubin(cubin) = program.code else { unreachable!("variants are compiled to machine code") };
+    fn load(&mut self, kernels: &Specialized) -> Result<()> {
+        let program = Program::load_specialized(kernels, &self.gpu.architecture(), self.use_cache)?;
+        let Code::Cubin(cubin) = program.code else { unreachable!("specialized kernels are compiled to machine code") };
         let module = self.context.load_module(Ptx::from_binary(cubin));
-        let module = module.map_err(|e| self.failed("load the persistent kernels", e))?;
-        find_functions(&mut self.functions, &module, &sources::persistent_names(), &named(self.gpu.ordinal))?;
+        let module = module.map_err(|e| self.failed(&format!("load the {} kernels", kernels.name()), e))?;
+        find_functions(&mut self.functions, &module, &kernels.names(), &named(self.gpu.ordinal))?;
         self.notes.extend(program.notes);
         Ok(())
     }

@@ -1,20 +1,21 @@
 //! The emulator as a device: runs the kernels' PTX on the processor, and stops at the first bug that it finds in them.
 
 use super::device::{Arg, Device, Launch, Limits};
-use super::kept_variants;
-use super::variant::Variant;
+use super::specialized::Specialized;
+use super::{kept_sequences, kept_variants};
 use crate::error::{Error, Result};
 use ptx_emulator::{Memory, Module, Options, Shape};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// An emulated GPU.
 pub struct Emulated {
     module: Module,
-    /// The persistent kernels, if any are loaded.
-    persistent: Option<Module>,
-    /// PTX of variants in place of their own.
-    replaced: Vec<(Variant, String)>,
+    /// Kernels that were compiled for one model, by the name of their unit.
+    specialized: HashMap<&'static str, Module>,
+    /// PTX of such kernels in place of their own.
+    replaced: Vec<(Specialized, String)>,
     options: Options,
     memory: Rc<RefCell<Memory>>,
     /// Launches that are being recorded, if they are.
@@ -60,7 +61,7 @@ impl Emulated {
         let module = Module::parse(ptx).map_err(failed)?;
         Ok(Self {
             module,
-            persistent: None,
+            specialized: HashMap::new(),
             replaced: Vec::new(),
             options,
             memory: Rc::default(),
@@ -92,17 +93,15 @@ impl Emulated {
         self.limits = limits;
     }
 
-    /// Makes the device load this PTX when it is asked for a variant.
-    pub fn replace(&mut self, variant: Variant, ptx: String) {
-        self.replaced.push((variant, ptx));
+    /// Makes the device load this PTX when it is asked for these kernels.
+    pub fn replace(&mut self, kernels: impl Into<Specialized>, ptx: String) {
+        self.replaced.push((kernels.into(), ptx));
     }
 
     fn run(&self, Recorded { kernel, shape, args }: &Recorded) -> Result<()> {
         let mut memory = self.memory.borrow_mut();
-        let module = match &self.persistent {
-            Some(module) if kernel.starts_with("persistent_") => module,
-            _ => &self.module,
-        };
+        let unit = kernel.split('_').next().unwrap_or_default();
+        let module = self.specialized.get(unit).unwrap_or(&self.module);
         let stats = module.launch(kernel, shape, args, &mut memory, &self.options).map_err(failed)?;
         self.instructions.set(self.instructions.get() + stats.warp_instructions);
         self.launches.set(self.launches.get() + 1);
@@ -134,10 +133,13 @@ impl Device for Emulated {
         Ok(self.limits)
     }
 
-    fn load(&mut self, variant: &Variant) -> Result<()> {
-        let replaced = self.replaced.iter().find(|(of, _)| of == variant);
-        let ptx = replaced.map_or_else(|| kept_variants::ptx(variant), |(_, ptx)| Ok(ptx.clone()))?;
-        self.persistent = Some(Module::parse(&ptx).map_err(failed)?);
+    fn load(&mut self, kernels: &Specialized) -> Result<()> {
+        let ptx = match (self.replaced.iter().find(|(of, _)| of == kernels), kernels) {
+            (Some((_, ptx)), _) => ptx.clone(),
+            (None, Specialized::Persistent(variant)) => kept_variants::ptx(variant)?,
+            (None, Specialized::Sequence(variant)) => kept_sequences::ptx(variant)?,
+        };
+        self.specialized.insert(kernels.name(), Module::parse(&ptx).map_err(failed)?);
         Ok(())
     }
 

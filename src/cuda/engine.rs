@@ -18,7 +18,9 @@ use super::gather::{self, DeviceSequences};
 use super::inference::Inference;
 use super::persistent::{Persistent, Step};
 use super::plan::{Family, Plan};
+use super::sequence::Sequence;
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
+use super::specialized::Specialized;
 use super::variant::Division;
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
@@ -27,12 +29,15 @@ use crate::error::{Error, Result};
 use crate::optimizer::Adam;
 use crate::precision::{Activations, Precision};
 use crate::shape::Dims;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 /// Most steps whose rows and results are on the device at once.
 const STEPS_AT_ONCE: usize = 64;
 /// Most sequences that are scored at a time.
 const SCORE_AT_ONCE: usize = 1024;
+/// Most numbers of the gates of the steps that are scored at a time.
+const MOST_SCORED_GATES: usize = 16 << 20;
 /// Most blocks of a grid along its second axis, along which models lie.
 const MOST_BLOCKS: usize = 65_535;
 /// Sizes and offsets of kernels are counted in 31 bits, tiles included.
@@ -47,8 +52,12 @@ pub struct CudaEngine<D: Device> {
     activations: Activations,
     /// Instead of the planned one.
     division: Option<Division>,
-    /// Of the batches that were trained last, or scored before any, and the kernels loaded for it.
+    /// Of the batches that were trained last, or scored before any.
     plan: Option<Plan>,
+    /// Kernels that were compiled for the model and are loaded.
+    loaded: Vec<Specialized>,
+    /// The sequence kernels, if they are among them.
+    sequence: Option<Sequence<D>>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
     /// Of each model, one after the other.
@@ -85,7 +94,8 @@ struct Pass<D: Device> {
 
 /// What computes the gradient of a batch.
 enum Work<D: Device> {
-    PerStep(Pass<D>),
+    /// Layer by layer, all steps of the LSTM in one launch or not.
+    Layers(Pass<D>),
     Persistent(Persistent<D>),
 }
 
@@ -121,12 +131,14 @@ struct Clip<D: Device> {
 
 /// What computes losses and classes of sequences.
 enum Scorer<D: Device> {
-    PerStep(Forward<D>),
+    /// Layer by layer, all steps of the LSTM in one launch or not.
+    Layers(Forward<D>),
     Persistent(Inference<D>),
 }
 
 /// What scoring and predicting need.
 struct Scoring<D: Device> {
+    family: Family,
     scorer: Scorer<D>,
     /// `[B]`
     rows: Buffer<D, u32>,
@@ -137,20 +149,26 @@ struct Scoring<D: Device> {
 }
 
 impl<D: Device> Pass<D> {
-    fn new(device: &D, dims: Dims, batch: usize) -> Result<Self> {
+    fn new(device: &D, model: &Model, batch: usize) -> Result<Self> {
         Ok(Self {
-            forward: Forward::new(device, dims, batch, Keep::All)?,
-            backward: Backward::new(device, dims, batch)?,
+            forward: Forward::new(device, model.dims, batch, Keep::All)?,
+            backward: Backward::new(device, model, batch)?,
         })
     }
 }
 
 impl<D: Device> Work<D> {
-    fn new(device: &D, dims: Dims, batch_and_models: (usize, usize), family: Family, limits: &Limits) -> Result<Self> {
+    fn new(
+        device: &D,
+        model: &Model,
+        batch_and_models: (usize, usize),
+        family: Family,
+        limits: &Limits,
+    ) -> Result<Self> {
         match family {
-            Family::PerStep => Ok(Self::PerStep(Pass::new(device, dims, batch_and_models.0)?)),
+            Family::PerStep | Family::Sequence(_) => Ok(Self::Layers(Pass::new(device, model, batch_and_models.0)?)),
             Family::Persistent(variant) => {
-                Ok(Self::Persistent(Persistent::new(device, dims, variant, batch_and_models, limits)?))
+                Ok(Self::Persistent(Persistent::new(device, model, variant, batch_and_models, limits)?))
             }
         }
     }
@@ -158,7 +176,7 @@ impl<D: Device> Work<D> {
     /// Loss of each sequence, `[B]`.
     fn loss(&self) -> &Buffer<D, f32> {
         match self {
-            Self::PerStep(pass) => pass.forward.loss(),
+            Self::Layers(pass) => pass.forward.loss(),
             Self::Persistent(persistent) => persistent.loss(),
         }
     }
@@ -166,7 +184,7 @@ impl<D: Device> Work<D> {
     /// Predicted class and class of each sequence, `[B]`.
     fn classes(&self) -> (Part<'_, u32>, Part<'_, u32>) {
         match self {
-            Self::PerStep(pass) => (pass.forward.predicted().all(), pass.forward.labels()),
+            Self::Layers(pass) => (pass.forward.predicted().all(), pass.forward.labels()),
             Self::Persistent(persistent) => (persistent.predicted().all(), persistent.labels().all()),
         }
     }
@@ -174,7 +192,7 @@ impl<D: Device> Work<D> {
     /// Gradient of the mean loss, laid out as the flat parameters.
     fn gradient(&self) -> &Buffer<D, f32> {
         match self {
-            Self::PerStep(pass) => pass.backward.gradient(),
+            Self::Layers(pass) => pass.backward.gradient(),
             Self::Persistent(persistent) => persistent.gradient(),
         }
     }
@@ -198,7 +216,7 @@ impl<D: Device> Training<D> {
         };
         Ok(Self {
             batch,
-            work: Work::new(device, model.dims, (batch, models), family, limits)?,
+            work: Work::new(device, &model, (batch, models), family, limits)?,
             rows: Buffer::new(device, "rows", steps * batch)?,
             step_sizes: Buffer::new(device, "step sizes", steps)?,
             turn: Buffer::new(device, "turn", 1)?,
@@ -211,16 +229,23 @@ impl<D: Device> Training<D> {
     }
 
     /// One training iteration: everything from the batch's rows to the next turn.
-    fn iterate(&self, device: &D, weights: &[Weights<D>], sequences: &DeviceSequences<D>, adam: &Adam) -> Result<()> {
+    fn iterate(
+        &self,
+        device: &D,
+        weights: &[Weights<D>],
+        in_one_launch: Option<&Sequence<D>>,
+        sequences: &DeviceSequences<D>,
+        adam: &Adam,
+    ) -> Result<()> {
         let (batch, turn) = (self.batch, self.turn.all());
         let rows_and_turn = (self.rows.all(), turn);
         match &self.work {
-            Work::PerStep(Pass { forward, backward }) => {
+            Work::Layers(Pass { forward, backward }) => {
                 let [weights] = weights else { unreachable!("these kernels train one model") };
-                weights.update_fold(device)?;
-                forward.run(device, weights, sequences, rows_and_turn, batch)?;
+                prepare_weights(device, weights, in_one_launch)?;
+                forward.run(device, weights, in_one_launch, sequences, rows_and_turn, batch)?;
                 forward.score(device, Some(backward.dlogits()), batch)?;
-                backward.run(device, weights, forward)?;
+                backward.run(device, weights, in_one_launch, forward)?;
                 self.update(device, weights, adam)?;
                 adam::advance(device, turn)
             }
@@ -272,10 +297,20 @@ impl<D: Device> Training<D> {
     }
 }
 
+/// Makes of the parameters what the layers read.
+fn prepare_weights<D: Device>(device: &D, weights: &Weights<D>, in_one_launch: Option<&Sequence<D>>) -> Result<()> {
+    weights.update_fold(device)?;
+    in_one_launch.map_or(Ok(()), |lstm| lstm.pack(device, weights))
+}
+
 impl<D: Device> Scorer<D> {
     fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
         Ok(match family {
-            Family::PerStep => Self::PerStep(Forward::new(device, dims, capacity, Keep::Last)?),
+            Family::PerStep => Self::Layers(Forward::new(device, dims, capacity, Keep::Last(1))?),
+            Family::Sequence(_) => {
+                let steps = (MOST_SCORED_GATES / (capacity * dims.g())).clamp(1, dims.t);
+                Self::Layers(Forward::new(device, dims, capacity, Keep::Last(steps))?)
+            }
             Family::Persistent(variant) => Self::Persistent(Inference::new(device, dims, variant, capacity)?),
         })
     }
@@ -283,7 +318,7 @@ impl<D: Device> Scorer<D> {
     /// Most sequences of a batch.
     fn capacity(&self) -> usize {
         match self {
-            Self::PerStep(forward) => forward.capacity(),
+            Self::Layers(forward) => forward.capacity(),
             Self::Persistent(inference) => inference.capacity(),
         }
     }
@@ -293,12 +328,13 @@ impl<D: Device> Scorer<D> {
         &mut self,
         device: &D,
         weights: &Weights<D>,
+        in_one_launch: Option<&Sequence<D>>,
         sequences: &DeviceSequences<D>,
         rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
         batch: usize,
     ) -> Result<()> {
         match self {
-            Self::PerStep(forward) => forward.run(device, weights, sequences, rows_and_turn, batch),
+            Self::Layers(forward) => forward.run(device, weights, in_one_launch, sequences, rows_and_turn, batch),
             Self::Persistent(inference) => inference.run(device, weights, sequences, rows_and_turn, batch),
         }
     }
@@ -306,7 +342,7 @@ impl<D: Device> Scorer<D> {
     /// From logits to losses and classes, where these are not there yet.
     fn score(&self, device: &D, batch: usize) -> Result<()> {
         match self {
-            Self::PerStep(forward) => forward.score(device, None, batch),
+            Self::Layers(forward) => forward.score(device, None, batch),
             Self::Persistent(_) => Ok(()),
         }
     }
@@ -314,7 +350,7 @@ impl<D: Device> Scorer<D> {
     /// Logits `[B,K]`, and loss and class of each sequence, `[B]`.
     fn results(&self) -> (&Buffer<D, f32>, &Buffer<D, f32>, &Buffer<D, u32>) {
         match self {
-            Self::PerStep(forward) => (forward.logits(), forward.loss(), forward.predicted()),
+            Self::Layers(forward) => (forward.logits(), forward.loss(), forward.predicted()),
             Self::Persistent(inference) => (inference.logits(), inference.loss(), inference.predicted()),
         }
     }
@@ -323,6 +359,7 @@ impl<D: Device> Scorer<D> {
 impl<D: Device> Scoring<D> {
     fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
         let mut scoring = Self {
+            family,
             scorer: Scorer::new(device, dims, capacity, family)?,
             rows: Buffer::new(device, "scored rows", capacity)?,
             turn: Buffer::new(device, "scored turn", 1)?,
@@ -358,6 +395,7 @@ impl<D: Device> CudaEngine<D> {
         data: Arc<Dataset>,
         precision: Precision,
     ) -> Result<Self> {
+        check_abilities(&model, &adam, data.has_lengths())?;
         let n = model.layout().len();
         if n > MOST {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
@@ -374,6 +412,8 @@ impl<D: Device> CudaEngine<D> {
             activations: Activations::default(),
             division: None,
             plan: None,
+            loaded: Vec::new(),
+            sequence: None,
             data,
             splits: [None, None, None],
             weights: Vec::new(),
@@ -418,11 +458,13 @@ impl<D: Device> CudaEngine<D> {
 
     /// How many of the models can train side by side, 1 or more.
     fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
-        let family = self.prepare_plan(batch, trainees.len())?;
-        let Family::Persistent(variant) = family else { return Ok(1) };
-        if trainees[0].adam.grad_clip.is_some() {
+        let one = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
+        if !matches!(one, Family::Persistent(_)) || trainees[0].adam.grad_clip.is_some() {
+            self.prepare_plan(batch, 1)?;
             return Ok(1);
         }
+        let family = self.prepare_plan(batch, trainees.len())?;
+        let Family::Persistent(variant) = family else { return Ok(1) };
         let most = trainees.len().min(MOST_BLOCKS / variant.gradient_row_blocks());
         let room = self.room()?;
         let fits = |count: usize| -> Result<bool> {
@@ -441,7 +483,7 @@ impl<D: Device> CudaEngine<D> {
     /// Why a model cannot train side by side with others, where that is not for want of memory.
     pub fn alone(&self) -> Option<String> {
         match &self.plan {
-            Some(Plan { family: Family::PerStep, reason }) => Some(reason.clone()),
+            Some(Plan { family: Family::PerStep | Family::Sequence(_), reason }) => Some(reason.clone()),
             _ if self.trainees[0].adam.grad_clip.is_some() => Some("gradients are clipped".into()),
             _ => None,
         }
@@ -456,6 +498,7 @@ impl<D: Device> CudaEngine<D> {
         assert!(model < self.models(), "model {model} of {}", self.models());
         if model != self.chosen {
             self.chosen = model;
+            self.trainees[model].folded = false;
             self.forget_scored();
         }
     }
@@ -486,17 +529,33 @@ impl<D: Device> CudaEngine<D> {
         if let Some(division) = self.division {
             plan = plan.with_division(dims, batch, division, limits)?;
         }
-        if let Family::Persistent(variant) = plan.family
-            && self.plan.as_ref().map(|loaded| loaded.family) != Some(plan.family)
-        {
-            // What was recorded and prepared is of the kernels that go.
-            (self.training, self.scoring) = (None, None);
-            match self.device.load(&variant) {
-                Err(Error::Device { device, found, .. }) => plan = Plan::per_step(format!("{device}: {found}")),
-                other => other?,
-            }
-        }
+        let plan = self.load_kernels(plan)?;
         Ok(self.plan.insert(plan).family)
+    }
+
+    /// The plan, with its kernels loaded; where there is nothing to compile them with, the one that needs none.
+    fn load_kernels(&mut self, plan: Plan) -> Result<Plan> {
+        let Some(kernels) = plan.family.specialized().filter(|kernels| !self.loaded.contains(kernels)) else {
+            return Ok(plan);
+        };
+        // What was recorded and prepared is of the kernels that go.
+        (self.training, self.scoring) = (None, None);
+        match self.device.load(&kernels) {
+            Err(Error::Device { device, found, .. }) => return Ok(Plan::per_step(format!("{device}: {found}"))),
+            other => other?,
+        }
+        self.loaded.retain(|loaded| loaded.name() != kernels.name());
+        self.loaded.push(kernels);
+        if let Specialized::Sequence(variant) = kernels {
+            self.sequence = Some(Sequence::new(&self.device, self.model.dims, variant)?);
+            self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
+        }
+        Ok(plan)
+    }
+
+    /// The sequence kernels, if `family` is that.
+    fn in_one_launch(&self, family: Family) -> Option<&Sequence<D>> {
+        self.sequence.as_ref().filter(|_| matches!(family, Family::Sequence(_)))
     }
 
     /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
@@ -504,7 +563,7 @@ impl<D: Device> CudaEngine<D> {
     fn prepare_beside(&mut self, batch: usize) -> Result<Family> {
         let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
         let planned = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
-        Ok(if planned == Family::PerStep { planned } else { family })
+        Ok(if discriminant(&planned) == discriminant(&family) { family } else { Family::PerStep })
     }
 
     /// What scoring made of parameters is of others now.
@@ -550,7 +609,8 @@ impl<D: Device> CudaEngine<D> {
         let mut training = Training::new(&self.device, self.model, &self.trainees, batch, family, &self.limits)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
         let (device, weights, adam) = (&self.device, &self.weights, &self.trainees[0].adam);
-        let graph = device.capture(&mut || training.iterate(device, weights, sequences, adam))?;
+        let in_one_launch = self.in_one_launch(family);
+        let graph = device.capture(&mut || training.iterate(device, weights, in_one_launch, sequences, adam))?;
         training.graph = Some(graph);
         self.training = Some(training);
         Ok(())
@@ -617,9 +677,9 @@ impl<D: Device> CudaEngine<D> {
             let family = self.prepare_beside(batch)?;
             self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch, family)?);
         }
-        let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::PerStep(_), .. }));
+        let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::Layers(_), .. }));
         if is_folding && !self.trainees[self.chosen].folded {
-            self.weights[self.chosen].update_fold(&self.device)?;
+            prepare_weights(&self.device, &self.weights[self.chosen], self.sequence.as_ref())?;
             self.trainees[self.chosen].folded = true;
         }
         Ok(())
@@ -686,7 +746,28 @@ impl<D: Device> CudaEngine<D> {
     fn forward(&self, sequences: &DeviceSequences<D>, scoring: &mut Scoring<D>, rows: &[u32]) -> Result<()> {
         scoring.rows.upload(&self.device, rows)?;
         let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
-        scoring.scorer.run(&self.device, &self.weights[self.chosen], sequences, rows_and_turn, rows.len())
+        let in_one_launch = self.in_one_launch(scoring.family);
+        scoring.scorer.run(
+            &self.device,
+            &self.weights[self.chosen],
+            in_one_launch,
+            sequences,
+            rows_and_turn,
+            rows.len(),
+        )
+    }
+}
+
+/// Refuses what the kernels cannot do.
+fn check_abilities(model: &Model, adam: &Adam, has_lengths: bool) -> Result<()> {
+    let decay = (adam.weight_decay > 0.0).then(|| "weight decay".to_owned());
+    let lengths = has_lengths.then(|| "sequences of different lengths".to_owned());
+    match model.extras().or(decay).or(lengths) {
+        Some(extras) => {
+            let found = format!("its kernels cannot do this yet: {extras}");
+            Err(Error::usage("--device cuda", found, "train it with --device cpu"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -708,8 +789,8 @@ fn check_rows(rows: &[u32], n: usize) {
 impl<D: Device> Engine for CudaEngine<D> {
     fn device(&self) -> String {
         match &self.plan {
-            Some(plan) if self.precision != Precision::F32 => format!("{}; {}", self.device.name(), plan.reason),
-            _ => self.device.name(),
+            Some(plan) => format!("{}; {}", self.device.name(), plan.reason),
+            None => self.device.name(),
         }
     }
 
@@ -776,6 +857,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
+        check_abilities(&self.model, &self.trainees[self.chosen].adam, sequences.lengths().is_some())?;
         let k = self.model.dims.k;
         let mut probabilities = Vec::with_capacity(sequences.len() * k);
         for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
@@ -794,6 +876,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
+        check_abilities(&self.model, &self.trainees[self.chosen].adam, batch.lengths().is_some())?;
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
         let family = self.prepare_beside(n)?;
         let device = &self.device;
@@ -802,16 +885,15 @@ impl<D: Device> Engine for CudaEngine<D> {
         let rows = Buffer::from_slice(device, "rows", &rows)?;
         let turn = Buffer::from_slice(device, "turn", &[0u32])?;
         let dx = Buffer::new(device, "dx", n * t * i)?;
-        let work = Work::new(device, self.model.dims, (n, 1), family, &self.limits)?;
+        let work = Work::new(device, &self.model, (n, 1), family, &self.limits)?;
         let alone = std::slice::from_ref(&self.weights[self.chosen]);
-        let weights = &alone[0];
-        weights.update_fold(device)?;
-        self.trainees[self.chosen].folded = true;
+        let (weights, in_one_launch) = (&alone[0], self.in_one_launch(family));
+        prepare_weights(device, weights, in_one_launch)?;
         let (logits, h_last, c_last) = match &work {
-            Work::PerStep(Pass { forward, backward }) => {
-                forward.run(device, weights, &sequences, (rows.all(), turn.all()), n)?;
+            Work::Layers(Pass { forward, backward }) => {
+                forward.run(device, weights, in_one_launch, &sequences, (rows.all(), turn.all()), n)?;
                 forward.score(device, Some(backward.dlogits()), n)?;
-                backward.run(device, weights, forward)?;
+                backward.run(device, weights, in_one_launch, forward)?;
                 backward.inputs(device, weights, dx.all())?;
                 let (h_last, c_last) = forward.download_last(device, n)?;
                 (forward.logits(), h_last, c_last)

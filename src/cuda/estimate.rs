@@ -1,7 +1,7 @@
 //! A device that only counts how much memory it is asked for: what does not fit is known before anything is allocated.
 
 use super::device::{Device, Launch, Limits};
-use super::variant::Variant;
+use super::specialized::Specialized;
 use crate::error::Result;
 use std::cell::Cell;
 
@@ -39,7 +39,7 @@ impl Device for Estimate {
         Ok(Limits { capability: (0, 0), shared: 0, multiprocessors: 1 })
     }
 
-    fn load(&mut self, _: &Variant) -> Result<()> {
+    fn load(&mut self, _: &Specialized) -> Result<()> {
         Ok(())
     }
 

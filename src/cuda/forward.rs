@@ -4,18 +4,19 @@ use super::device::{Buffer, Device, Part};
 use super::gather::{DeviceSequences, Gather, gather};
 use super::linear::{Form, Product, product};
 use super::lstm::{ForwardStep, forward_step};
+use super::sequence::{ForwardSteps, Sequence};
 use super::softmax_xent::{self, SoftmaxXent};
 use super::weights::Weights;
 use crate::error::Result;
-use crate::shape::{Dims, Tensors};
+use crate::shape::{Dims, Linear};
 
 /// Which steps' gates and states are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// Of all steps, for backward.
     All,
-    /// Of the last one.
-    Last,
+    /// Of the last one; gates have room for so many steps.
+    Last(usize),
 }
 
 /// What forward computes of up to `capacity` sequences, B at a time.
@@ -27,7 +28,7 @@ pub struct Forward<D: Device> {
     x: Buffer<D, f32>,
     /// `[B]`
     labels: Buffer<D, u32>,
-    /// After their activation, `[T,B,G]`, or `[B,G]` of the last step only.
+    /// After their activation, `[T,B,G]`; of the steps that there is room for, if they are not kept.
     gates: Buffer<D, f32>,
     /// Cell state after each step, in [`Forward::slot`]s of `[B,H]`.
     c: Buffer<D, f32>,
@@ -50,7 +51,10 @@ impl<D: Device> Forward<D> {
     pub fn new(device: &D, dims: Dims, capacity: usize, keep: Keep) -> Result<Self> {
         // The initial state, then that of each step, or of the last one and the one being written.
         let slots = 1 + if keep == Keep::All { dims.t } else { 2 };
-        let steps = if keep == Keep::All { dims.t } else { 1 };
+        let steps = match keep {
+            Keep::All => dims.t,
+            Keep::Last(steps) => steps,
+        };
         let cells = capacity * dims.h;
         let mut forward = Self {
             dims,
@@ -79,7 +83,7 @@ impl<D: Device> Forward<D> {
     fn slot(&self, done: usize) -> usize {
         match self.keep {
             Keep::All => done,
-            Keep::Last => (1 + done % 2) * usize::from(done > 0),
+            Keep::Last(_) => (1 + done % 2) * usize::from(done > 0),
         }
     }
 
@@ -120,6 +124,16 @@ impl<D: Device> Forward<D> {
         self.gates.part(start..start + batch * self.dims.g())
     }
 
+    /// Gates `[T,B,G]` of all steps, and cell states `[T+1,B,H]` before and after them, of a full batch.
+    ///
+    /// # Panics
+    ///
+    /// If they were not kept.
+    pub fn kept(&self) -> (Part<'_, f32>, Part<'_, f32>) {
+        assert_eq!(self.keep, Keep::All, "only the last state was kept");
+        (self.gates.all(), self.c.all())
+    }
+
     /// Class of each sequence, `[B]`.
     pub fn labels(&self) -> Part<'_, u32> {
         self.labels.all()
@@ -146,12 +160,13 @@ impl<D: Device> Forward<D> {
     ///
     /// If the device fails.
     pub fn download_last(&self, device: &D, batch: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (start, count) = (self.slot(self.dims.t) * self.capacity * self.dims.h, batch * self.dims.h);
-        let of = |buffer: &Buffer<D, f32>| Ok(buffer.download(device, start + count)?.split_off(start));
+        let start = self.slot(self.dims.t) * self.capacity * self.dims.h;
+        let of = |buffer: &Buffer<D, f32>| buffer.download_part(device, start..start + batch * self.dims.h);
         Ok((of(&self.h)?, of(&self.c)?))
     }
 
-    /// From the sequences `rows[turn]` to their logits; `fold` of the weights must be that of their parameters.
+    /// From the sequences `rows[turn]` to their logits; `fold` of the weights must be that of their parameters. All steps run in
+    /// one launch if there are kernels for that, whose weights must be packed.
     ///
     /// # Errors
     ///
@@ -160,20 +175,31 @@ impl<D: Device> Forward<D> {
         &self,
         device: &D,
         weights: &Weights<D>,
+        in_one_launch: Option<&Sequence<D>>,
         sequences: &DeviceSequences<D>,
         (rows, turn): (Part<'_, u32>, Part<'_, u32>),
         batch: usize,
     ) -> Result<()> {
         let Dims { t, i, h: hidden, k, .. } = self.dims;
-        let (inputs, tensors) = (i + 1, weights.tensors());
-        let x = self.x.first(t * batch * inputs);
+        let x = self.x.first(t * batch * (i + 1));
         gather(device, sequences, &Gather { rows, turn, x, labels: Some(self.labels.first(batch)), b: batch })?;
-        for step in 0..t {
+        match in_one_launch {
+            Some(lstm) => self.steps_in_one_launch(device, weights, lstm, batch)?,
+            None => self.steps(device, weights, batch)?,
+        }
+        let Linear { w, b } = weights.tensors().output;
+        let (a, bias, c) = (self.h(t, batch), Some((b, 0)), self.logits.first(batch * k));
+        product(device, &Product { form: Form::Nn, a, b: w, bias, c, m: batch, n: k, k: hidden })
+    }
+
+    fn steps(&self, device: &D, weights: &Weights<D>, batch: usize) -> Result<()> {
+        let (inputs, hidden) = (self.dims.i + 1, self.dims.h);
+        for step in 0..self.dims.t {
             let x = self.x.part(step * batch * inputs..(step + 1) * batch * inputs);
             let forward = ForwardStep {
                 x,
                 fold: weights.fold(),
-                w_h: tensors.w_h,
+                w_h: weights.tensors().cells[0].w_h,
                 h_prev: self.h(step, batch),
                 c_prev: self.c(step, batch),
                 gates: self.gates(step, batch),
@@ -186,9 +212,41 @@ impl<D: Device> Forward<D> {
             };
             forward_step(device, &forward)?;
         }
-        let Tensors { w_out, b_out, .. } = tensors;
-        let (a, bias, c) = (self.h(t, batch), Some((b_out, 0)), self.logits.first(batch * k));
-        product(device, &Product { form: Form::Nn, a, b: w_out, bias, c, m: batch, n: k, k: hidden })
+        Ok(())
+    }
+
+    /// The products of the inputs, then all steps; where not all are kept, as many of them at a time as gates have room for.
+    fn steps_in_one_launch(&self, device: &D, weights: &Weights<D>, lstm: &Sequence<D>, batch: usize) -> Result<()> {
+        let (Dims { t, i, .. }, n) = (self.dims, self.dims.g());
+        let (k, cells, keeps_all) = (i + 1, batch * self.dims.h, self.keep == Keep::All);
+        let at_once = match self.keep {
+            Keep::All => t,
+            Keep::Last(steps) => steps,
+        };
+        assert!(!keeps_all || batch == self.capacity, "states of a batch that is not full are not kept");
+        for first in (0..t).step_by(at_once) {
+            let steps = at_once.min(t - first);
+            let (m, gates) = (steps * batch, self.gates.first(steps * batch * n));
+            let a = self.x.part(first * batch * k..(first + steps) * batch * k);
+            product(device, &Product { form: Form::Nn, a, b: weights.fold(), bias: None, c: gates, m, n, k })?;
+            let [h, c] = match keeps_all {
+                true => [&self.h, &self.c].map(|states| states.part(cells..(t + 1) * cells)),
+                false => [self.h(first + steps, batch), self.c(first + steps, batch)],
+            };
+            let forward = ForwardSteps {
+                steps,
+                batch,
+                gates,
+                h_first: self.h(first, batch),
+                c_first: self.c(first, batch),
+                h,
+                c,
+                keeps_all,
+                forget_bias: weights.model().forget_bias,
+            };
+            lstm.forward(device, &forward)?;
+        }
+        Ok(())
     }
 
     /// From logits to losses and classes and, if there is a place for it, the gradient `[B,K]` of the mean loss.

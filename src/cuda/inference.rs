@@ -7,7 +7,7 @@ use super::persistent::{fold, launch_divided, pack_recurrent};
 use super::variant::{TILE_ROWS, Variant};
 use super::weights::Weights;
 use crate::error::Result;
-use crate::shape::{Dims, Tensors};
+use crate::shape::{Dims, Linear};
 
 /// What up to `capacity` sequences, B at a time, need and leave.
 pub struct Inference<D: Device> {
@@ -94,7 +94,7 @@ impl<D: Device> Inference<D> {
             self.scale = Some(sequences.scale());
         }
         let Dims { t, i, h, k, .. } = self.dims;
-        let Tensors { w_out, b_out, .. } = weights.tensors();
+        let Linear { w: w_out, b: b_out } = weights.tensors().output;
         let [bytes, floats, labels] = sequences.args(t, i);
         let args = [
             self.weights.all().arg(self.weights.len()),

@@ -64,9 +64,14 @@ fn first_line() -> String {
 ///
 /// [`Error::Failed`] if the file is broken.
 pub fn text() -> Result<String> {
+    unpacked(PACKED, PATH)
+}
+
+/// The text of a packed file.
+pub(super) fn unpacked(packed: &[u8], path: &str) -> Result<String> {
     let mut text = String::new();
-    let read = GzDecoder::new(PACKED).read_to_string(&mut text);
-    read.map(|_| text).map_err(|error| Error::Failed(format!("{PATH}: {error}")))
+    let read = GzDecoder::new(packed).read_to_string(&mut text);
+    read.map(|_| text).map_err(|error| Error::Failed(format!("{path}: {error}")))
 }
 
 /// Whether the kept PTX was made of the kernels in this program.

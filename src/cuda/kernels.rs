@@ -3,7 +3,7 @@
 use super::nvrtc::{Nvrtc, Target};
 use super::resources::{self, Occupancy, Resources};
 use super::sources;
-use super::variant::Variant;
+use super::specialized::Specialized;
 use crate::{Error, Result};
 
 /// Name that the compiler gives to text before the first `#line` mark; there is none.
@@ -31,13 +31,13 @@ impl Kernels {
         Self::compile_text(nvrtc, sources::KERNELS, architecture)
     }
 
-    /// The same of the persistent kernels of a variant.
+    /// The same of kernels that are compiled for one model.
     ///
     /// # Errors
     ///
     /// As [`Kernels::compile`].
-    pub fn compile_variant(nvrtc: &Nvrtc, variant: &Variant, architecture: &str) -> Result<Self> {
-        Self::compile_text(nvrtc, &variant.source(), architecture)
+    pub fn compile_specialized(nvrtc: &Nvrtc, kernels: &Specialized, architecture: &str) -> Result<Self> {
+        Self::compile_text(nvrtc, &kernels.source(), architecture)
     }
 
     fn compile_text(nvrtc: &Nvrtc, text: &str, architecture: &str) -> Result<Self> {

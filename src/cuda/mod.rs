@@ -18,6 +18,8 @@
 //! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
 //! | [`variant`], [`persistent`], [`inference`] | the persistent kernels: sizes they are compiled for, buffers and launches |
+//! | [`sequence_variant`], [`sequence`] | the sequence kernels: how they share out the work, weights and launches |
+//! | [`specialized`] | either of these units, as a device loads it |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
@@ -43,6 +45,8 @@ pub mod gather;
 pub mod inference;
 pub mod kept;
 #[cfg(feature = "emulator")]
+pub mod kept_sequences;
+#[cfg(feature = "emulator")]
 pub mod kept_variants;
 pub mod kernels;
 pub mod linear;
@@ -55,9 +59,12 @@ pub mod profile;
 pub mod profiled;
 pub mod program;
 pub mod resources;
+pub mod sequence;
+pub mod sequence_variant;
 pub mod side_by_side;
 pub mod softmax_xent;
 pub mod sources;
+pub mod specialized;
 pub mod tiles;
 pub mod variant;
 pub mod weights;

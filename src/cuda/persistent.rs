@@ -17,8 +17,9 @@ use super::tiles::{
 use super::variant::{TILE_ROWS, Variant};
 use super::weights::{Weights, joined};
 use crate::error::Result;
+use crate::model::Model;
 use crate::optimizer::Adam;
-use crate::shape::{Dims, ParamLayout, Tensors};
+use crate::shape::{Dims, Linear};
 
 /// Most numbers in all parts of the weight gradients together.
 const MOST_NUMBERS: usize = 16 << 20;
@@ -90,11 +91,12 @@ impl<D: Device> Persistent<D> {
     /// If the device has no more memory.
     pub fn new(
         device: &D,
-        dims: Dims,
+        model: &Model,
         variant: Variant,
         (batch, models): (usize, usize),
         limits: &Limits,
     ) -> Result<Self> {
+        let dims = model.dims;
         let row_tiles = batch.div_ceil(TILE_ROWS);
         let [hx, da] = variant.step_words();
         let saved = row_tiles * dims.t * variant.saved();
@@ -124,7 +126,7 @@ impl<D: Device> Persistent<D> {
             parts: f32s("parts", parts_count * variant.gradient_rows() * variant.gate_rows())?,
             counters,
             d_fold: f32s("d_fold", (dims.i + 1) * dims.g())?,
-            gradient: Buffer::new(device, "gradient", ParamLayout::new(dims).len())?,
+            gradient: Buffer::new(device, "gradient", model.layout().len())?,
         })
     }
 
@@ -229,11 +231,11 @@ impl<D: Device> Persistent<D> {
             int(p),
             int(h),
             int(k),
-            int(ranges.w_in.start),
-            int(ranges.w_x.start),
-            int(ranges.w_h.start),
-            int(ranges.b.start),
-            int(ranges.w_out.start),
+            int(weights.input_range().start),
+            int(ranges.cells[0].w_x.start),
+            int(ranges.cells[0].w_h.start),
+            int(ranges.cells[0].b.start),
+            int(ranges.output.w.start),
             int(n),
             Arg::F32(adam.beta1 as f32),
             Arg::F32((1.0 - adam.beta1) as f32),
@@ -282,7 +284,7 @@ impl<D: Device> Persistent<D> {
         last: Last<'_>,
     ) -> Result<()> {
         let (Dims { t, i, h, k, .. }, batch, weights) = (self.dims, self.batch, self.first(weights));
-        let Tensors { w_out, b_out, .. } = weights.tensors();
+        let Linear { w: w_out, b: b_out } = weights.tensors().output;
         let all_rows = self.models * batch;
         let [bytes, floats, labels] = sequences.args(t, i);
         let all = |buffer: &Buffer<D, u32>| buffer.all().arg(buffer.len());
@@ -357,26 +359,26 @@ impl<D: Device> Persistent<D> {
     /// Gradient of W_h: the sum of its parts.
     fn recurrent_weights(&self, device: &D, weights: &Weights<D>) -> Result<()> {
         let (h, count) = (self.dims.h, self.dims.h * self.dims.g());
-        let gradient = self.gradient.part(weights.ranges().w_h.clone()).arg(count);
+        let gradient = self.gradient.part(weights.ranges().cells[0].w_h.clone()).arg(count);
         let args = [self.parts.all().arg(self.parts.len()), gradient, int(self.parts_count), int(h)];
         launch(device, "persistent_sum", [tiles(count, PARTS_THREADS), 1, 1], PARTS_THREADS, &args)
     }
 
     /// Gradient of the head: the sum of the tiles' parts.
     fn head(&self, device: &D, weights: &Weights<D>) -> Result<()> {
-        let ranges = weights.ranges();
-        let gradient = self.gradient.part(joined(&ranges.w_out, &ranges.b_out));
+        let Linear { w, b } = &weights.ranges().output;
+        let gradient = self.gradient.part(joined(w, b));
         sum_parts(device, self.head_parts.all(), gradient, gradient.len(), self.row_tiles())
     }
 
     /// Gradients of the layers that were folded.
     fn input_weights(&self, device: &D, weights: &Weights<D>) -> Result<()> {
         let (Dims { i, p, .. }, g) = (self.dims, self.dims.g());
-        let (ranges, d_fold, m) = (weights.ranges(), self.d_fold.all(), i + 1);
+        let (ranges, d_fold, m) = (&weights.ranges().cells[0], self.d_fold.all(), i + 1);
         let (a, c) = (weights.input_layer(), self.gradient.part(ranges.w_x.clone()));
         product(device, &Product { form: Form::Tn, a, b: d_fold, bias: None, c, m: p, n: g, k: m })?;
-        let Tensors { w_x, .. } = weights.tensors();
-        let c = self.gradient.part(joined(&ranges.w_in, &ranges.b_in));
+        let w_x = weights.tensors().cells[0].w_x;
+        let c = self.gradient.part(weights.input_range());
         product(device, &Product { form: Form::Nt, a: d_fold, b: w_x, bias: None, c, m, n: p, k: g })?;
         sum_parts(device, self.d_fold.part(i * g..m * g), self.gradient.part(ranges.b.clone()), g, 1)
     }
@@ -411,7 +413,7 @@ pub(super) fn pack_recurrent<D: Device>(
 ) -> Result<()> {
     let Dims { h, .. } = weights.model().dims;
     let args = [
-        weights.tensors().w_h.arg(h * weights.model().dims.g()),
+        weights.tensors().cells[0].w_h.arg(h * weights.model().dims.g()),
         forward.all().arg(models * variant.forward_words()),
         arg_or_null(backward.map(Buffer::all), models * variant.backward_words()),
         int(h),
@@ -435,8 +437,8 @@ pub(super) fn fold<D: Device>(
     let (Dims { i, p, h, .. }, g) = (dims, dims.g());
     let args = [
         weights.input_layer().arg((i + 1) * p),
-        weights.tensors().w_x.arg(p * g),
-        weights.tensors().b.arg(g),
+        weights.tensors().cells[0].w_x.arg(p * g),
+        weights.tensors().cells[0].b.arg(g),
         arg_or_null(turn, 1),
         forward.all().arg(models * variant.forward_words()),
         int(i),

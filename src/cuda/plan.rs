@@ -1,6 +1,8 @@
 //! Which kernels train a model on a GPU, and why.
 
 use super::device::Limits;
+use super::sequence_variant::SequenceVariant;
+use super::specialized::Specialized;
 use super::variant::{Division, TILE_ROWS, Variant};
 use crate::error::{Error, Result};
 use crate::precision::{Activations, Precision};
@@ -20,8 +22,21 @@ const MOST_WORDS: usize = (1 << 30) - 256;
 pub enum Family {
     /// A launch for each time step, in f32: any size, any GPU.
     PerStep,
+    /// All steps forward in one launch and all steps backward in another, in f32.
+    Sequence(SequenceVariant),
     /// All steps in one launch, matrix products in bf16, a block for each 8 sequences.
     Persistent(Variant),
+}
+
+impl Family {
+    /// Kernels that must be compiled for the model, if they are of that kind.
+    pub fn specialized(self) -> Option<Specialized> {
+        match self {
+            Self::PerStep => None,
+            Self::Sequence(variant) => Some(variant.into()),
+            Self::Persistent(variant) => Some(variant.into()),
+        }
+    }
 }
 
 /// The kernels that were chosen.
@@ -42,8 +57,9 @@ impl Plan {
     /// [`Error::Usage`] for a precision that no kernels have.
     pub fn new(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> Result<Self> {
         match precision {
-            Precision::F32 => Ok(Self::per_step("f32 was asked for".into())),
-            Precision::Bf16 => Ok(Self::persistent(dims, batch, limits).unwrap_or_else(Self::per_step)),
+            Precision::F32 => Ok(Self::in_f32(dims, batch, limits, "")),
+            Precision::Bf16 => Ok(Self::persistent(dims, batch, limits)
+                .unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))),
             Precision::Tf32 => Err(Error::usage(
                 "precision tf32",
                 "there are no kernels for it on GPUs yet",
@@ -63,6 +79,24 @@ impl Plan {
     /// The kernels of one launch a step, and why they were chosen.
     pub(super) fn per_step(why: String) -> Self {
         Self { family: Family::PerStep, reason: format!("one launch a step, in f32: {why}") }
+    }
+
+    /// The kernels in f32; `before` is said before their own reason.
+    fn in_f32(dims: Dims, batch: usize, limits: &Limits, before: &str) -> Self {
+        match SequenceVariant::new(dims, batch, limits) {
+            Ok(variant) => {
+                let SequenceVariant { rows, cluster, .. } = variant;
+                let (tiles, threads) = (batch.div_ceil(rows), variant.threads());
+                let of = if cluster == 1 { String::new() } else { format!(" clusters of {cluster}") };
+                let blocks = if tiles * cluster == 1 { "block" } else { "blocks" };
+                let rows = if rows == 1 { "1 sequence".into() } else { format!("{rows} sequences") };
+                let reason = format!(
+                    "all steps in one launch, in f32: {before}{rows} to each of {tiles}{of} {blocks} of {threads} threads"
+                );
+                Self { family: Family::Sequence(variant), reason }
+            }
+            Err(why) => Self::per_step(format!("{before}{why}")),
+        }
     }
 
     fn persistent(dims: Dims, batch: usize, limits: &Limits) -> Result<Self, String> {
@@ -277,8 +311,19 @@ mod tests {
         assert!(of(Dims { t: 40_000, ..TUTORIAL }, &H100).contains("40000 steps"));
         assert!(of(TUTORIAL, &Limits { capability: (7, 5), ..H100 }).contains("needs compute capability 8.0"));
         assert!(reason(TUTORIAL, 1 << 40, Precision::Bf16, &H100).contains("is more than the bf16 kernels count"));
-        assert!(reason(TUTORIAL, 128, Precision::F32, &H100).contains("f32 was asked for"));
         assert!(of(Dims { k: 1024, ..TUTORIAL }, &H100).contains("in bf16"));
+    }
+
+    #[test]
+    fn f32_takes_one_launch_for_all_steps_where_the_weights_fit() {
+        let of = |dims, batch, limits: &Limits| reason(dims, batch, Precision::F32, limits);
+        let told = of(TUTORIAL, 128, &H100);
+        assert_eq!(told, "all steps in one launch, in f32: 1 sequence to each of 128 blocks of 256 threads");
+        let told = of(Dims { h: 256, ..TUTORIAL }, 128, &H100);
+        assert!(told.contains("sequences to each of 32 clusters of 4 blocks of 256 threads"), "{told}");
+        assert!(of(Dims { h: 512, ..TUTORIAL }, 128, &H100).contains("512 hidden units and their sums do not fit"));
+        assert!(of(Dims { t: 1, ..TUTORIAL }, 128, &H100).contains("predicted"));
+        assert!(of(TUTORIAL, 1 << 40, &H100).contains("is more than the kernels of all steps count"));
     }
 
     #[test]

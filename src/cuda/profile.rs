@@ -91,7 +91,7 @@ pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
     let Job { model, batch, each, precision, activations, .. } = *job;
     let engine = CudaEngine::with_precision(device, model, Adam::default(), job.data.clone(), precision)?;
     let mut engine = engine.with_activations(activations);
-    engine.set_state(&State::new(init::parameters(model.dims, Init::Tutorial, 0)))?;
+    engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let sequences = job.data.train.len();
     let rows: Vec<u32> = (0..REPLAYED_AT_ONCE * batch).map(|n| (n % sequences) as u32).collect();
     // The first call allocates and records.

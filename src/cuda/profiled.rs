@@ -6,7 +6,7 @@
 use super::cost::{Cost, cost};
 use super::device::{Arg, Buffer, Device, Launch, Limits};
 use super::linear::{Form, Product, product};
-use super::variant::Variant;
+use super::specialized::Specialized;
 use crate::error::Result;
 use std::cell::{Cell, RefCell};
 
@@ -150,8 +150,8 @@ impl<D: Device> Device for Profiled<D> {
         self.device.limits()
     }
 
-    fn load(&mut self, variant: &Variant) -> Result<()> {
-        self.device.load(variant)
+    fn load(&mut self, kernels: &Specialized) -> Result<()> {
+        self.device.load(kernels)
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

@@ -6,7 +6,7 @@
 use super::cache::{Cache, Entry, Key};
 use super::find::{self, Search};
 use super::nvrtc::{self, Nvrtc, Target};
-use super::variant::Variant;
+use super::specialized::Specialized;
 use super::{kept, kernels, sources};
 use crate::{Error, Result};
 use std::time::Instant;
@@ -77,18 +77,18 @@ impl Program {
         Self::with_places(sources::KERNELS, use_cache, |places| Self::load_from(places, architecture))
     }
 
-    /// The persistent kernels of a variant, as machine code for an architecture. There is no kept PTX of them.
+    /// Kernels that are compiled for one model, as machine code for an architecture. There is no kept PTX of them.
     ///
     /// # Errors
     ///
     /// As [`Program::load`]; [`Error::Device`] where NVRTC cannot be used.
-    pub fn load_variant(variant: &Variant, architecture: &str, use_cache: bool) -> Result<Self> {
+    pub fn load_specialized(kernels: &Specialized, architecture: &str, use_cache: bool) -> Result<Self> {
         let missing = |reason: String| Error::Device {
-            device: "the persistent kernels".into(),
+            device: format!("the {} kernels", kernels.name()),
             found: format!("they are compiled for each model, and there is {reason}"),
             remedy: nvrtc::REMEDY.into(),
         };
-        Self::with_places(&variant.source(), use_cache, |places| match Self::compiled_from(places, architecture)? {
+        Self::with_places(&kernels.source(), use_cache, |places| match Self::compiled_from(places, architecture)? {
             Made::Program(program) => Ok(program),
             Made::Nothing(reason) => Err(missing(reason)),
         })

@@ -9,6 +9,9 @@ pub const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.cu"));
 /// its sizes before it.
 pub const PERSISTENT: &str = include_str!(concat!(env!("OUT_DIR"), "/persistent.cu"));
 
+/// The sequence kernels, likewise; a [`super::sequence_variant::SequenceVariant`] puts its sizes before it.
+pub const SEQUENCE: &str = include_str!(concat!(env!("OUT_DIR"), "/sequence.cu"));
+
 /// The text's SHA-256, in hexadecimal: what was compiled from the same text may be kept under it.
 pub fn hash() -> String {
     hash_of(KERNELS)
@@ -27,6 +30,11 @@ pub fn names() -> Vec<&'static str> {
 /// Names of the persistent kernels, in the order of their text.
 pub fn persistent_names() -> Vec<&'static str> {
     names_in(PERSISTENT)
+}
+
+/// Names of the sequence kernels, in the order of their text.
+pub fn sequence_names() -> Vec<&'static str> {
+    names_in(SEQUENCE)
 }
 
 fn names_in(text: &'static str) -> Vec<&'static str> {
@@ -57,10 +65,11 @@ mod tests {
     #[test]
     fn the_text_holds_to_the_rules_of_the_house() {
         for forbidden in ["#include", "__expf", "__fdividef", "\r"] {
-            assert!(!KERNELS.contains(forbidden) && !PERSISTENT.contains(forbidden), "{forbidden}");
+            let texts = [KERNELS, PERSISTENT, SEQUENCE];
+            assert!(texts.iter().all(|text| !text.contains(forbidden)), "{forbidden}");
         }
         // Blocks that are done are counted; nothing else is.
-        assert!(!KERNELS.contains("atomicAdd"));
+        assert!(!KERNELS.contains("atomic") && !SEQUENCE.contains("atomic"));
         assert_eq!(PERSISTENT.matches("atomic").collect::<Vec<_>>().len(), 2, "a comment, and one count");
         assert_eq!(hash().len(), 64);
     }
@@ -74,7 +83,7 @@ mod tests {
             "{names:?}"
         );
         assert!(persistent_names().len() > 3, "{:?}", persistent_names());
-        for name in names.into_iter().chain(persistent_names()) {
+        for name in names.into_iter().chain(persistent_names()).chain(sequence_names()) {
             assert!(index.contains(&format!("| `{name}` |")), "kernels/README.md does not tell of {name}");
         }
     }

@@ -4,7 +4,7 @@ use super::device::{Buffer, Device, Part};
 use super::linear::{Form, Product, product};
 use crate::engine::{Model, State};
 use crate::error::Result;
-use crate::shape::{Dims, Tensors};
+use crate::shape::{Cell, Dims, Linear, Tensors};
 use std::ops::Range;
 
 /// Parameters, what Adam keeps of them, and the folded input weights.
@@ -91,22 +91,18 @@ impl<D: Device> Weights<D> {
 
     /// Each tensor.
     pub fn tensors(&self) -> Tensors<Part<'_, f32>> {
-        let part = |range: &Range<usize>| self.parameters.part(range.clone());
-        let Tensors { w_in, b_in, w_x, w_h, b, w_out, b_out } = &self.ranges;
-        Tensors {
-            w_in: part(w_in),
-            b_in: part(b_in),
-            w_x: part(w_x),
-            w_h: part(w_h),
-            b: part(b),
-            w_out: part(w_out),
-            b_out: part(b_out),
-        }
+        self.ranges.clone().map(|range| self.parameters.part(range))
     }
 
     /// The input layer's weights and under them its bias, one matrix `[J,P]`.
     pub fn input_layer(&self) -> Part<'_, f32> {
-        self.parameters.part(joined(&self.ranges.w_in, &self.ranges.b_in))
+        self.parameters.part(self.input_range())
+    }
+
+    /// Where [`Weights::input_layer`] lies in the flat parameters and in their gradient.
+    pub fn input_range(&self) -> Range<usize> {
+        let Some(Linear { w, b }) = &self.ranges.input else { unreachable!("such a model has an input layer") };
+        joined(w, b)
     }
 
     /// Folded weights and under them the bias, `[J,G]`, as [`Weights::update_fold`] left them.
@@ -121,7 +117,7 @@ impl<D: Device> Weights<D> {
     /// If the device fails.
     pub fn update_fold(&self, device: &D) -> Result<()> {
         let Dims { i, p, .. } = self.model.dims;
-        let Tensors { w_x, b, .. } = self.tensors();
+        let Cell { w_x, b, .. } = self.tensors().cells[0];
         let (a, bias, c) = (self.input_layer(), Some((b, i)), self.fold());
         product(device, &Product { form: Form::Nn, a, b: w_x, bias, c, m: i + 1, n: self.model.dims.g(), k: p })
     }

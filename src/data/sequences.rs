@@ -25,13 +25,15 @@ impl Values {
     }
 }
 
-/// `N` sequences of `T` steps of `I` numbers, each with a class number.
+/// `N` sequences of up to `T` steps of `I` numbers, each with a class number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequences {
     t: usize,
     i: usize,
     values: Values,
     labels: Vec<u32>,
+    /// Steps of each sequence, `[N]`; none where all have T.
+    lengths: Option<Vec<u32>>,
 }
 
 impl Sequences {
@@ -42,7 +44,19 @@ impl Sequences {
     /// If the lengths do not fit: `values` must hold `labels.len() * t * i` numbers.
     pub fn new(t: usize, i: usize, values: Values, labels: Vec<u32>) -> Self {
         assert_eq!(values.len(), labels.len() * t * i, "values do not have the shape [N,T,I]");
-        Self { t, i, values, labels }
+        Self { t, i, values, labels, lengths: None }
+    }
+
+    /// The same sequences, of which each has no more than its first `lengths[n]` steps. What stands in the others is read by
+    /// nobody.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one length for each sequence, or one is not from 1 to T.
+    pub fn with_lengths(self, lengths: Vec<u32>) -> Self {
+        assert_eq!(lengths.len(), self.len(), "a length for each sequence");
+        assert!(lengths.iter().all(|&n| n >= 1 && n as usize <= self.t), "lengths go from 1 to T");
+        Self { lengths: Some(lengths), ..self }
     }
 
     /// Number of sequences, N.
@@ -55,7 +69,7 @@ impl Sequences {
         self.labels.is_empty()
     }
 
-    /// Steps of each sequence, T.
+    /// Steps of the longest sequence that there is room for, T.
     pub fn t(&self) -> usize {
         self.t
     }
@@ -75,6 +89,16 @@ impl Sequences {
         &self.labels
     }
 
+    /// Steps of each sequence, `[N]`; none where all have T.
+    pub fn lengths(&self) -> Option<&[u32]> {
+        self.lengths.as_deref()
+    }
+
+    /// Steps of sequence `n`.
+    pub fn length(&self, n: usize) -> usize {
+        self.lengths.as_ref().map_or(self.t, |lengths| lengths[n] as usize)
+    }
+
     /// The sequences from `start` to before `end`, copied.
     ///
     /// # Panics
@@ -86,7 +110,8 @@ impl Sequences {
             Values::U8 { bytes, scale } => Values::U8 { bytes: bytes[from..to].to_vec(), scale: *scale },
             Values::F32(values) => Values::F32(values[from..to].to_vec()),
         };
-        Self { t: self.t, i: self.i, values, labels: self.labels[start..end].to_vec() }
+        let lengths = self.lengths.as_ref().map(|lengths| lengths[start..end].to_vec());
+        Self { t: self.t, i: self.i, values, labels: self.labels[start..end].to_vec(), lengths }
     }
 }
 
@@ -131,6 +156,11 @@ impl Dataset {
         if self.own.is_some() { "sequences" } else { "images" }
     }
 
+    /// Whether sequences differ in length.
+    pub fn has_lengths(&self) -> bool {
+        [&self.train, &self.validation, &self.test].iter().any(|part| part.lengths.is_some())
+    }
+
     /// The part named `split`.
     pub fn split(&self, split: Split) -> &Sequences {
         match split {
@@ -138,5 +168,25 @@ impl Dataset {
             Split::Validation => &self.validation,
             Split::Test => &self.test,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_keeps_its_lengths() {
+        let sequences = Sequences::new(3, 1, Values::F32(vec![0.0; 12]), vec![0; 4]);
+        assert_eq!((sequences.lengths(), sequences.length(2)), (None, 3));
+        let sequences = sequences.with_lengths(vec![1, 2, 3, 1]);
+        assert_eq!(sequences.slice(1, 3).lengths(), Some(&[2, 3][..]));
+        assert_eq!(sequences.length(1), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "lengths go from 1 to T")]
+    fn no_sequence_is_longer_than_the_room_for_it() {
+        let _ = Sequences::new(3, 1, Values::F32(vec![0.0; 6]), vec![0; 2]).with_lengths(vec![3, 4]);
     }
 }

@@ -1,7 +1,7 @@
 //! The reference as an [`Engine`], so that whatever checks an engine can check this one too.
 
 use super::rounded::{self, Factors, Style};
-use super::{Gradients, Real, adam, forward_backward, inputs, model, softmax_xent};
+use super::{Batch, Gradients, Real, adam, forward_backward, model, softmax_xent};
 use crate::data::{Dataset, Sequences, Split};
 use crate::engine::{Engine, Model, Scores, State, StepMetrics, Trace};
 use crate::error::Result;
@@ -33,9 +33,10 @@ impl<F: Real> ReferenceEngine<F> {
         Self { model, adam, data, parameters, m, v, step: 0, rounding: None }
     }
 
-    /// Rounds the factors of the LSTM's products to bf16: as the CPU engine of that precision does with [`Style::Cpu`],
+    /// Rounds the factors of the LSTM's products to bf16, for the tutorial's model alone: as the CPU engine of that precision does with [`Style::Cpu`],
     /// as the persistent kernels do with [`Style::Persistent`].
     pub fn rounding_to_bf16(self, style: Style) -> Self {
+        assert_eq!(self.model.extras(), None, "there is no engine that rounds the products of such a model");
         Self { rounding: Some(Factors { style, round: F::bf16 }), ..self }
     }
 
@@ -43,8 +44,8 @@ impl<F: Real> ReferenceEngine<F> {
         if let Some(factors) = &self.rounding {
             return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, factors);
         }
-        let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-        forward_backward(&self.model, &self.parameters, &inputs(sequences, rows), &labels)
+        let mask = self.model.dropout.map(|dropout| dropout.mask(self.step + 1));
+        forward_backward(&self.model, &self.parameters, &Batch::new(sequences, rows), mask.as_ref())
     }
 
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
@@ -53,7 +54,7 @@ impl<F: Real> ReferenceEngine<F> {
             Some(factors) if factors.style == Style::Cpu => {
                 rounded::logits(&self.model, &self.parameters, sequences, rows, factors)
             }
-            _ => model::logits(&self.model, &self.parameters, &inputs(sequences, rows), rows.len()),
+            _ => model::logits(&self.model, &self.parameters, &Batch::new(sequences, rows)),
         }
     }
 
@@ -117,7 +118,7 @@ impl<F: Real> Engine for ReferenceEngine<F> {
             let logits = self.logits(data, rows);
             for (logits, &row) in logits.chunks_exact(self.model.dims.k).zip(rows) {
                 let label = data.labels()[row as usize] as usize;
-                scores.loss.push(softmax_xent::loss(logits, label).single());
+                scores.loss.push(softmax_xent::loss(logits, label, F::zero()).single());
                 scores.predicted.push(softmax_xent::arg_max(logits));
             }
         }

@@ -9,6 +9,36 @@
 use super::{Real, linear};
 use crate::shape::gate;
 
+/// In which order, and how far, a batch of sequences is read.
+#[derive(Clone, Copy)]
+pub struct Steps<'a> {
+    /// T
+    pub t: usize,
+    /// Steps of each sequence, `[B]`.
+    pub lengths: &'a [usize],
+    /// Whether the last step is read first.
+    pub reversed: bool,
+}
+
+impl<'a> Steps<'a> {
+    /// The slots of a state before and after step `t`: T+1 in all, the first one in reading order is the initial one.
+    fn slots(&self, t: usize) -> (usize, usize) {
+        if self.reversed { (t + 1, t) } else { (t, t + 1) }
+    }
+
+    /// The steps in reading order.
+    fn order(&self) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let (t, reversed) = (self.t, self.reversed);
+        (0..t).map(move |n| if reversed { t - 1 - n } else { n })
+    }
+
+    /// The last state in reading order `[B,H]`, of those of all steps, `[T+1,B,H]`.
+    pub fn end<F>(&self, states: &'a [F]) -> &'a [F] {
+        let slot = states.len() / (self.t + 1);
+        if self.reversed { &states[..slot] } else { &states[self.t * slot..] }
+    }
+}
+
 /// The parameters of the layer.
 #[derive(Clone, Copy)]
 pub struct Weights<'a, F> {
@@ -30,10 +60,20 @@ pub struct Weights<'a, F> {
 pub struct Saved<F> {
     /// Gates after their activation, `[T,B,4H]`.
     pub gates: Vec<F>,
-    /// Cell state, `[T+1,B,H]`; slot 0 is zero.
+    /// Cell state, `[T+1,B,H]`; the initial one is zero. At a step that a sequence does not have it is carried on.
     pub c: Vec<F>,
-    /// Hidden state, `[T+1,B,H]`; slot 0 is zero.
+    /// Hidden state, likewise.
     pub h: Vec<F>,
+}
+
+impl<F: Real> Saved<F> {
+    /// Hidden states after each step, `[B,T,H]`.
+    pub fn outputs(&self, steps: Steps<'_>) -> Vec<F> {
+        let hidden = self.h.len() / ((steps.t + 1) * steps.lengths.len());
+        let at = |row: usize, t: usize| &self.h[(steps.slots(t).1 * steps.lengths.len() + row) * hidden..][..hidden];
+        let rows = 0..steps.lengths.len();
+        rows.flat_map(|row| (0..steps.t).flat_map(move |t| at(row, t))).copied().collect()
+    }
 }
 
 /// Gradients of the layer's parameters.
@@ -51,21 +91,26 @@ fn sigmoid<F: Real>(x: F) -> F {
 }
 
 /// Runs `z [B,T,P]` through the layer, from zero states; H is a quarter of the width of `b`.
-pub fn forward<F: Real>(z: &[F], batch: usize, weights: Weights<F>) -> Saved<F> {
+pub fn forward<F: Real>(z: &[F], steps: Steps<'_>, weights: Weights<F>) -> Saved<F> {
     let g_width = weights.b.len();
     let hidden = g_width / 4;
     let p = weights.w_x.len() / g_width;
-    let steps = z.len() / (batch * p);
-    let mut gates = vec![F::zero(); steps * batch * g_width];
-    let mut c = vec![F::zero(); (steps + 1) * batch * hidden];
+    let batch = steps.lengths.len();
+    let mut gates = vec![F::zero(); steps.t * batch * g_width];
+    let mut c = vec![F::zero(); (steps.t + 1) * batch * hidden];
     let mut h = c.clone();
-    for t in 0..steps {
-        for row in 0..batch {
-            let before = (t * batch + row) * hidden;
-            let after = before + batch * hidden;
+    for t in steps.order() {
+        for (row, &length) in steps.lengths.iter().enumerate() {
+            let (before, after) = steps.slots(t);
+            let [before, after] = [before, after].map(|slot| (slot * batch + row) * hidden);
+            if t >= length {
+                c.copy_within(before..before + hidden, after);
+                h.copy_within(before..before + hidden, after);
+                continue;
+            }
             let a = &mut gates[(t * batch + row) * g_width..][..g_width];
             a.copy_from_slice(weights.b);
-            linear::add_product(&z[(row * steps + t) * p..][..p], weights.w_x, a);
+            linear::add_product(&z[(row * steps.t + t) * p..][..p], weights.w_x, a);
             let h_before: Vec<F> = h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();
             linear::add_product(&h_before, weights.w_h, a);
             for unit in 0..hidden {
@@ -84,28 +129,29 @@ pub fn forward<F: Real>(z: &[F], batch: usize, weights: Weights<F>) -> Saved<F> 
     Saved { gates, c, h }
 }
 
-/// From `dh_last [B,H]`, the gradient by the last hidden state: adds the gradients of the parameters to `d` and
-/// returns `dz [B,T,P]`.
+/// From `d_outputs [B,T,H]`, the gradient by the hidden states as others read them: adds the gradients of the parameters to
+/// `d` and returns `dz [B,T,P]`, zero at steps that a sequence does not have.
 pub fn backward<F: Real>(
     z: &[F],
     saved: &Saved<F>,
-    dh_last: &[F],
+    d_outputs: &[F],
+    steps: Steps<'_>,
     weights: Weights<F>,
     d: &mut WeightGradients<F>,
 ) -> Vec<F> {
     let g_width = weights.b.len();
     let hidden = g_width / 4;
     let p = weights.w_x.len() / g_width;
-    let batch = dh_last.len() / hidden;
-    let steps = saved.gates.len() / (batch * g_width);
+    let batch = steps.lengths.len();
     let mut dz = vec![F::zero(); z.len()];
     let mut unused = vec![F::zero(); g_width];
-    for row in 0..batch {
-        let mut dh = dh_last[row * hidden..][..hidden].to_vec();
+    for (row, &length) in steps.lengths.iter().enumerate() {
+        let mut dh = vec![F::zero(); hidden];
         let mut dc = vec![F::zero(); hidden];
-        for t in (0..steps).rev() {
-            let before = (t * batch + row) * hidden;
-            let after = before + batch * hidden;
+        for t in steps.order().rev().filter(|&t| t < length) {
+            let (before, after) = steps.slots(t);
+            let [before, after] = [before, after].map(|slot| (slot * batch + row) * hidden);
+            dh.iter_mut().zip(&d_outputs[(row * steps.t + t) * hidden..][..hidden]).for_each(|(dh, &d)| *dh += d);
             let gates = &saved.gates[(t * batch + row) * g_width..][..g_width];
             let mut da = vec![F::zero(); g_width];
             for unit in 0..hidden {
@@ -124,7 +170,7 @@ pub fn backward<F: Real>(
             let of_bias = if weights.bias_in_products { &factors } else { &da };
             d.b.iter_mut().zip(of_bias).for_each(|(d, &da)| *d += da);
             let da = factors;
-            let z_t = (row * steps + t) * p;
+            let z_t = (row * steps.t + t) * p;
             linear::backward_weights(&z[z_t..][..p], &da, d.w_x, &mut unused);
             let h_before: Vec<F> = saved.h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();
             linear::backward_weights(&h_before, &da, d.w_h, &mut unused);

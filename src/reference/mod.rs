@@ -5,6 +5,7 @@
 pub mod adam;
 pub mod linear;
 pub mod lstm;
+pub mod pool;
 pub mod rounded;
 pub mod softmax_xent;
 
@@ -12,7 +13,8 @@ mod engine;
 mod model;
 
 pub use engine::ReferenceEngine;
-pub use model::{Gradients, forward_backward, inputs};
+pub use lstm::Steps;
+pub use model::{Batch, Gradients, forward_backward, inputs};
 pub use rounded::Style;
 
 /// A number that the reference computes with: `f32` or `f64`.

@@ -1,20 +1,50 @@
 //! The whole model, layer after layer, forward and backward.
 
-use super::lstm::{self, WeightGradients, Weights};
-use super::{Real, linear, softmax_xent};
+use super::lstm::{self, Saved, WeightGradients, Weights};
+use super::{Real, Steps, linear, pool, softmax_xent};
 use crate::data::{Sequences, Values};
-use crate::engine::Model;
-use crate::shape::Tensors;
+use crate::dropout::Mask;
+use crate::model::Model;
+use crate::shape::{Cell, Linear, Tensors};
+
+/// A batch of B sequences.
+pub struct Batch<F> {
+    /// `[B,T,I]`
+    pub x: Vec<F>,
+    /// Steps of each sequence, `[B]`.
+    pub lengths: Vec<usize>,
+    /// `[B]`
+    pub labels: Vec<u32>,
+    /// T
+    pub t: usize,
+}
+
+impl<F: Real> Batch<F> {
+    /// The given `rows` of `sequences`.
+    pub fn new(sequences: &Sequences, rows: &[u32]) -> Self {
+        Self {
+            x: inputs(sequences, rows),
+            lengths: rows.iter().map(|&row| sequences.length(row as usize)).collect(),
+            labels: rows.iter().map(|&row| sequences.labels()[row as usize]).collect(),
+            t: sequences.t(),
+        }
+    }
+
+    /// Steps of its sequences.
+    pub fn steps(&self) -> Steps<'_> {
+        Steps { t: self.t, lengths: &self.lengths, reversed: false }
+    }
+}
 
 /// What a forward and backward pass of one batch gives.
 pub struct Gradients<F> {
     /// `[B,K]`
     pub logits: Vec<F>,
-    /// Hidden state after the last step, `[B,H]`.
+    /// Hidden state that each direction of the last layer ends with, `[B,D·H]`.
     pub h_last: Vec<F>,
-    /// Cell state after the last step, `[B,H]`.
+    /// Cell state, likewise.
     pub c_last: Vec<F>,
-    /// Cross-entropy of each sequence, `[B]`.
+    /// Cross-entropy of each sequence, with label smoothing if the model has some, `[B]`.
     pub loss: Vec<F>,
     /// Gradient of the mean loss, laid out as the flat parameters.
     pub gradient: Vec<F>,
@@ -22,78 +52,176 @@ pub struct Gradients<F> {
     pub dx: Vec<F>,
 }
 
-/// The inputs `[rows,T,I]` of the given `rows`, as numbers.
+/// The inputs `[rows,T,I]` of the given `rows`, as numbers; zero at the steps that a sequence does not have.
 pub fn inputs<F: Real>(sequences: &Sequences, rows: &[u32]) -> Vec<F> {
-    let n = sequences.t() * sequences.i();
-    let spans = rows.iter().map(|&row| row as usize * n..(row as usize + 1) * n);
-    match sequences.values() {
-        // The product is rounded to f32, as every engine sees it.
-        Values::U8 { bytes, scale } => {
-            spans.flat_map(|span| &bytes[span]).map(|&b| F::of((f32::from(b) * scale).into())).collect()
+    let (n, i) = (sequences.t() * sequences.i(), sequences.i());
+    let mut x = Vec::with_capacity(rows.len() * n);
+    for (batch_row, row) in rows.iter().map(|&row| row as usize).enumerate() {
+        let span = row * n..row * n + sequences.length(row) * i;
+        match sequences.values() {
+            // The product is rounded to f32, as every engine sees it.
+            Values::U8 { bytes, scale } => {
+                x.extend(bytes[span].iter().map(|&b| F::of((f32::from(b) * scale).into())));
+            }
+            Values::F32(values) => x.extend(values[span].iter().map(|&v| F::of(v.into()))),
         }
-        Values::F32(values) => spans.flat_map(|span| &values[span]).map(|&v| F::of(v.into())).collect(),
+        x.resize((batch_row + 1) * n, F::zero());
+    }
+    x
+}
+
+/// An LSTM layer's way forward.
+struct Layer<F> {
+    /// What it read, `[B,T,M]`.
+    input: Vec<F>,
+    /// Of each direction.
+    saved: Vec<Saved<F>>,
+}
+
+/// A whole way forward.
+struct Forward<F> {
+    layers: Vec<Layer<F>>,
+    /// Hidden states of the last layer, `[B,T,D·H]`.
+    outputs: Vec<F>,
+    /// `[B,D·H]`
+    pooled: Vec<F>,
+    /// `[B,K]`
+    logits: Vec<F>,
+}
+
+/// The steps of each direction.
+fn of_direction(steps: Steps<'_>, direction: usize) -> Steps<'_> {
+    Steps { reversed: direction == 1, ..steps }
+}
+
+fn forward<F: Real>(model: &Model, w: &Tensors<&[F]>, batch: &Batch<F>, mask: Option<&Mask>) -> Forward<F> {
+    let (steps, directions) = (batch.steps(), model.directions());
+    let mut outputs = match &w.input {
+        Some(input) => linear::forward(&batch.x, input.w, input.b),
+        None => batch.x.clone(),
+    };
+    let mut layers = Vec::new();
+    for (layer, cells) in w.cells.chunks(directions).enumerate() {
+        if let Some(mask) = mask.filter(|_| layer > 0) {
+            leave_out(&mut outputs, mask, layer - 1, steps);
+        }
+        let input = outputs;
+        let cells = cells.iter().enumerate();
+        let saved: Vec<_> =
+            cells.map(|(d, cell)| lstm::forward(&input, of_direction(steps, d), weights(model, cell))).collect();
+        outputs = side_by_side(saved.iter().enumerate().map(|(d, saved)| saved.outputs(of_direction(steps, d))), model);
+        layers.push(Layer { input, saved });
+    }
+    let pooled = pool::forward(model.pool, &outputs, steps, directions);
+    let logits = linear::forward(&pooled, w.output.w, w.output.b);
+    Forward { layers, outputs, pooled, logits }
+}
+
+fn weights<'a, F: Real>(model: &Model, cell: &Cell<&'a [F]>) -> Weights<'a, F> {
+    let forget_bias = F::of(model.forget_bias.into());
+    Weights { w_x: cell.w_x, w_h: cell.w_h, b: cell.b, forget_bias, round: |x| x, bias_in_products: false }
+}
+
+/// Rows `[n,D·H]` of rows `[n,H]` of each direction.
+fn side_by_side<F: Real>(directions: impl Iterator<Item = Vec<F>>, model: &Model) -> Vec<F> {
+    let directions: Vec<_> = directions.collect();
+    let h = model.dims.h;
+    let row = |n: usize| directions.iter().flat_map(move |direction| &direction[n * h..(n + 1) * h]);
+    (0..directions[0].len() / h).flat_map(row).copied().collect()
+}
+
+/// Multiplies outputs `[B,T,W]` of `layer`, or the gradient by them, by what dropout leaves of them.
+fn leave_out<F: Real>(outputs: &mut [F], mask: &Mask, layer: usize, steps: Steps<'_>) {
+    let width = outputs.len() / (steps.t * steps.lengths.len());
+    for (n, outputs) in outputs.chunks_exact_mut(width).enumerate() {
+        for (quad, outputs) in outputs.chunks_mut(4).enumerate() {
+            let factors = mask.factors(layer, n / steps.t, n % steps.t, quad);
+            outputs.iter_mut().zip(factors).for_each(|(output, factor)| *output *= F::of(factor.into()));
+        }
     }
 }
 
-/// Forward and backward of a batch: `x [B,T,I]`, `labels [B]`, flat `parameters`.
-pub fn forward_backward<F: Real>(model: &Model, parameters: &[F], x: &[F], labels: &[u32]) -> Gradients<F> {
-    let dims = model.dims;
-    let batch = labels.len();
-    let layout = model.layout();
+/// Forward and backward of a batch, from flat `parameters`; `mask` says what dropout leaves out.
+pub fn forward_backward<F: Real>(
+    model: &Model,
+    parameters: &[F],
+    batch: &Batch<F>,
+    mask: Option<&Mask>,
+) -> Gradients<F> {
+    let (layout, steps, directions) = (model.layout(), batch.steps(), model.directions());
     let w = layout.view(parameters);
-    let weights = weights(model, &w);
-
-    let z = linear::forward(x, w.w_in, w.b_in);
-    let saved = lstm::forward(&z, batch, weights);
-    let last = dims.t * batch * dims.h..;
-    let (h_last, c_last) = (saved.h[last.clone()].to_vec(), saved.c[last].to_vec());
-    let logits = linear::forward(&h_last, w.w_out, w.b_out);
+    let Forward { layers, outputs, pooled, logits } = forward(model, &w, batch, mask);
+    let ends = |state: fn(&Saved<F>) -> &[F]| {
+        let saved = &layers[model.layers - 1].saved;
+        let ends = saved.iter().enumerate().map(|(d, saved)| of_direction(steps, d).end(state(saved)).to_vec());
+        side_by_side(ends, model)
+    };
+    let (h_last, c_last) = (ends(|saved| &saved.h), ends(|saved| &saved.c));
 
     let mut gradient = vec![F::zero(); layout.len()];
     let d = layout.view_mut(&mut gradient);
-    let (loss, dh_last) = head(&logits, &h_last, labels, w.w_out, d.w_out, d.b_out);
-    let mut d_lstm = WeightGradients { w_x: d.w_x, w_h: d.w_h, b: d.b };
-    let dz = lstm::backward(&z, &saved, &dh_last, weights, &mut d_lstm);
-    let mut dx = Vec::with_capacity(x.len());
-    for (x_t, dz_t) in x.chunks_exact(dims.i).zip(dz.chunks_exact(dims.p)) {
-        linear::backward_weights(x_t, dz_t, d.w_in, d.b_in);
-        dx.extend(linear::backward_input(dz_t, w.w_in));
+    let smoothing = F::of(model.label_smoothing.into());
+    let (loss, d_pooled) = head(&logits, &pooled, &batch.labels, smoothing, w.output, d.output);
+    let mut d_outputs = pool::backward(model.pool, &outputs, &d_pooled, steps, directions);
+    let mut d_cells = d.cells;
+    for (layer, Layer { input, saved }) in layers.iter().enumerate().rev() {
+        let mut d_input = vec![F::zero(); input.len()];
+        for (direction, saved) in saved.iter().enumerate() {
+            let cell = layer * directions + direction;
+            let dh: Vec<F> = d_outputs
+                .chunks_exact(model.width())
+                .flat_map(|row| &row[direction * model.dims.h..][..model.dims.h])
+                .copied()
+                .collect();
+            let Cell { w_x, w_h, b } = &mut d_cells[cell];
+            let mut d = WeightGradients { w_x, w_h, b };
+            let weights = weights(model, &w.cells[cell]);
+            let part = lstm::backward(input, saved, &dh, of_direction(steps, direction), weights, &mut d);
+            d_input.iter_mut().zip(part).for_each(|(sum, d)| *sum += d);
+        }
+        if let Some(mask) = mask.filter(|_| layer > 0) {
+            leave_out(&mut d_input, mask, layer - 1, steps);
+        }
+        d_outputs = d_input;
     }
+    let dx = match (w.input, d.input) {
+        (Some(w), Some(d)) => {
+            let rows = batch.x.chunks_exact(model.dims.i).zip(d_outputs.chunks_exact(model.dims.p));
+            let of_row = |(x, dz): (&[F], &[F])| {
+                linear::backward_weights(x, dz, d.w, d.b);
+                linear::backward_input(dz, w.w)
+            };
+            rows.flat_map(of_row).collect()
+        }
+        _ => d_outputs,
+    };
     Gradients { logits, h_last, c_last, loss, gradient, dx }
 }
 
-fn weights<'a, F: Real>(model: &Model, w: &Tensors<&'a [F]>) -> Weights<'a, F> {
-    let forget_bias = F::of(model.forget_bias.into());
-    Weights { w_x: w.w_x, w_h: w.w_h, b: w.b, forget_bias, round: |x| x, bias_in_products: false }
-}
-
-/// From `logits [B,K]` of `h [B,H]`: the loss of each sequence and the gradient of the mean loss by `h`; adds those of the
+/// From `logits [B,K]` of `h [B,D·H]`: the loss of each sequence and the gradient of the mean loss by `h`; adds those of the
 /// head's parameters.
 pub fn head<F: Real>(
     logits: &[F],
     h: &[F],
     labels: &[u32],
-    w_out: &[F],
-    dw_out: &mut [F],
-    db_out: &mut [F],
+    smoothing: F,
+    w: Linear<&[F]>,
+    d: Linear<&mut [F]>,
 ) -> (Vec<F>, Vec<F>) {
-    let (k, hidden) = (db_out.len(), h.len() / labels.len());
+    let (k, width) = (d.b.len(), h.len() / labels.len());
     let scale = F::one() / F::of(labels.len() as f64);
     let (mut loss, mut dh) = (Vec::new(), Vec::new());
-    for ((row, h), &label) in logits.chunks_exact(k).zip(h.chunks_exact(hidden)).zip(labels) {
-        loss.push(softmax_xent::loss(row, label as usize));
-        let dlogits = softmax_xent::backward(row, label as usize, scale);
-        linear::backward_weights(h, &dlogits, dw_out, db_out);
-        dh.extend(linear::backward_input(&dlogits, w_out));
+    for ((row, h), &label) in logits.chunks_exact(k).zip(h.chunks_exact(width)).zip(labels) {
+        loss.push(softmax_xent::loss(row, label as usize, smoothing));
+        let dlogits = softmax_xent::backward(row, label as usize, smoothing, scale);
+        linear::backward_weights(h, &dlogits, d.w, d.b);
+        dh.extend(linear::backward_input(&dlogits, w.w));
     }
     (loss, dh)
 }
 
-/// Logits `[B,K]` of `x [B,T,I]`.
-pub fn logits<F: Real>(model: &Model, parameters: &[F], x: &[F], batch: usize) -> Vec<F> {
+/// Logits `[B,K]` of a batch, with nothing left out.
+pub fn logits<F: Real>(model: &Model, parameters: &[F], batch: &Batch<F>) -> Vec<F> {
     let layout = model.layout();
-    let w = layout.view(parameters);
-    let weights = weights(model, &w);
-    let saved = lstm::forward(&linear::forward(x, w.w_in, w.b_in), batch, weights);
-    linear::forward(&saved.h[model.dims.t * batch * model.dims.h..], w.w_out, w.b_out)
+    forward(model, &layout.view(parameters), batch, None).logits
 }

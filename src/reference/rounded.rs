@@ -4,9 +4,10 @@
 
 use super::lstm::{self, WeightGradients, Weights};
 use super::model::head;
-use super::{Gradients, Real, inputs, linear};
+use super::{Batch, Gradients, Real, inputs, linear, pool};
 use crate::data::{Sequences, Values};
-use crate::engine::Model;
+use crate::model::{Model, Pool};
+use crate::shape::{Cell, Linear, Tensors};
 
 /// What an engine makes factors of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +55,13 @@ struct Folded<F> {
 
 impl<F: Real> Folded<F> {
     fn new(model: &Model, parameters: &[F], scale: F, factors: &Factors<F>) -> Self {
-        let w = model.layout().view(parameters);
-        let zero = vec![F::zero(); model.dims.g()];
-        let w_x = linear::forward(w.w_in, w.w_x, &zero).into_iter().map(|w| w * scale);
-        let (w_x, w_h) = (factors.rounded(w_x), factors.rounded(w.w_h.iter().copied()));
-        Self { w_x, w_h, b: linear::forward(w.b_in, w.w_x, w.b) }
+        let Tensors { input: Some(input), cells, .. } = model.layout().view(parameters) else {
+            unreachable!("such a model has an input layer")
+        };
+        let (zero, cell) = (vec![F::zero(); model.dims.g()], cells[0]);
+        let w_x = linear::forward(input.w, cell.w_x, &zero).into_iter().map(|w| w * scale);
+        let (w_x, w_h) = (factors.rounded(w_x), factors.rounded(cell.w_h.iter().copied()));
+        Self { w_x, w_h, b: linear::forward(input.b, cell.w_x, cell.b) }
     }
 
     fn weights(&self, model: &Model, factors: &Factors<F>) -> Weights<'_, F> {
@@ -77,33 +80,36 @@ pub fn forward_backward<F: Real>(
     factors: &Factors<F>,
 ) -> Gradients<F> {
     let (dims, layout) = (model.dims, model.layout());
-    let (batch, g) = (rows.len(), dims.g());
-    let labels: Vec<u32> = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-    let w = layout.view(parameters);
+    let g = dims.g();
+    let batch = Batch::<F>::new(sequences, rows);
+    let steps = batch.steps();
     let (x, scale) = factors.inputs(sequences, rows);
     let folded = Folded::new(model, parameters, scale, factors);
-    let saved = lstm::forward(&x, batch, folded.weights(model, factors));
-    let last = dims.t * batch * dims.h..;
-    let (h_last, c_last) = (saved.h[last.clone()].to_vec(), saved.c[last].to_vec());
-    let logits = linear::forward(&h_last, w.w_out, w.b_out);
-
+    let saved = lstm::forward(&x, steps, folded.weights(model, factors));
+    let (h_last, c_last) = (steps.end(&saved.h).to_vec(), steps.end(&saved.c).to_vec());
     let mut gradient = vec![F::zero(); layout.len()];
-    let d = layout.view_mut(&mut gradient);
-    let (loss, dh_last) = head(&logits, &h_last, &labels, w.w_out, d.w_out, d.b_out);
+    let (w, d) = (layout.view(parameters), layout.view_mut(&mut gradient));
+    let (Some(w_in), Some(d_in)) = (w.input, d.input) else { unreachable!("such a model has an input layer") };
+    let [Cell { w_x, .. }] = w.cells[..] else { unreachable!("such a model has one layer") };
+    let logits = linear::forward(&h_last, w.output.w, w.output.b);
+    let (loss, dh_last) = head(&logits, &h_last, &batch.labels, F::zero(), w.output, d.output);
+    let outputs = saved.outputs(steps);
+    let dh = pool::backward(Pool::Last, &outputs, &dh_last, steps, 1);
+    let Some(Cell { w_x: d_x, w_h: d_h, b: d_b }) = d.cells.into_iter().next() else { unreachable!("as above") };
     // The gradients of the folded weights, `[I,4H]`, and from them those of the input layer.
     let mut folded_w = vec![F::zero(); dims.i * g];
-    let mut d_lstm = WeightGradients { w_x: &mut folded_w, w_h: d.w_h, b: d.b };
-    let mut dx = lstm::backward(&x, &saved, &dh_last, folded.weights(model, factors), &mut d_lstm);
+    let mut d_lstm = WeightGradients { w_x: &mut folded_w, w_h: d_h, b: d_b };
+    let mut dx = lstm::backward(&x, &saved, &dh, steps, folded.weights(model, factors), &mut d_lstm);
     // By the folded weights and the inputs themselves, not by the factors that were made of them.
     folded_w.iter_mut().for_each(|d| *d *= scale);
     dx.iter_mut().for_each(|d| *d /= scale);
     let mut unused = vec![F::zero(); g];
     for (n, dm) in folded_w.chunks_exact(g).enumerate() {
-        linear::backward_weights(&w.w_in[n * dims.p..][..dims.p], dm, d.w_x, &mut unused);
-        d.w_in[n * dims.p..][..dims.p].copy_from_slice(&linear::backward_input(dm, w.w_x));
+        linear::backward_weights(&w_in.w[n * dims.p..][..dims.p], dm, d_x, &mut unused);
+        d_in.w[n * dims.p..][..dims.p].copy_from_slice(&linear::backward_input(dm, w_x));
     }
-    linear::backward_weights(w.b_in, d.b, d.w_x, &mut unused);
-    d.b_in.copy_from_slice(&linear::backward_input(d.b, w.w_x));
+    linear::backward_weights(w_in.b, d_b, d_x, &mut unused);
+    d_in.b.copy_from_slice(&linear::backward_input(d_b, w_x));
     Gradients { logits, h_last, c_last, loss, gradient, dx }
 }
 
@@ -115,11 +121,12 @@ pub fn logits<F: Real>(
     rows: &[u32],
     factors: &Factors<F>,
 ) -> Vec<F> {
-    let w = model.layout().view(parameters);
+    let Linear { w, b } = model.layout().view(parameters).output;
+    let batch = Batch::<F>::new(sequences, rows);
     let (x, scale) = factors.inputs(sequences, rows);
     let folded = Folded::new(model, parameters, scale, factors);
-    let saved = lstm::forward(&x, rows.len(), folded.weights(model, factors));
-    linear::forward(&saved.h[model.dims.t * rows.len() * model.dims.h..], w.w_out, w.b_out)
+    let saved = lstm::forward(&x, batch.steps(), folded.weights(model, factors));
+    linear::forward(batch.steps().end(&saved.h), w, b)
 }
 
 #[cfg(test)]
@@ -132,15 +139,15 @@ mod tests {
     #[test]
     fn without_rounding_it_is_the_plain_model() {
         let dims = Dims { t: 3, i: 4, p: 5, h: 6, k: 3 };
-        let model = Model { dims, forget_bias: 0.7 };
-        let parameters: Vec<f64> = init::parameters(dims, Init::Xavier, 3).into_iter().map(f64::from).collect();
+        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
+        let parameters: Vec<f64> = init::parameters(&model, Init::Xavier, 3).into_iter().map(f64::from).collect();
         let labels: Vec<u32> = (0..7).map(|n| n % 3).collect();
         let rows: Vec<u32> = (0..7).collect();
         let bytes = (0..7 * 12).map(|n| (n * 37 % 256) as u8).collect();
         let numbers = (0..84).map(|n| (n as f32).sin()).collect();
         for values in [Values::U8 { bytes, scale: 0.0078125 }, Values::F32(numbers)] {
             let sequences = Sequences::new(3, 4, values, labels.clone());
-            let plain = reference::forward_backward(&model, &parameters, &inputs(&sequences, &rows), &labels);
+            let plain = reference::forward_backward(&model, &parameters, &Batch::new(&sequences, &rows), None);
             for style in [Style::Cpu, Style::Persistent] {
                 let factors = Factors { style, round: |x| x };
                 let folded = forward_backward(&model, &parameters, &sequences, &rows, &factors);

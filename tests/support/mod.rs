@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod models;
+pub mod sequence;
 #[cfg(target_os = "linux")]
 pub mod stub;
 

@@ -1,9 +1,11 @@
 //! Models, data and comparisons for checks of one engine against another.
 
 use fused_lstm::data::{Dataset, Sequences, Values};
+use fused_lstm::dropout::Dropout;
 use fused_lstm::engine::State;
 use fused_lstm::fixture::relative_max;
 use fused_lstm::init::{self, Init};
+use fused_lstm::model::{InputLayer, Model, Pool};
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
 
@@ -47,6 +49,53 @@ pub fn sequences(dims: Dims, n: usize) -> Sequences {
     Sequences::new(dims.t, dims.i, Values::F32(values), (0..n).map(|k| (k * 7 % dims.k) as u32).collect())
 }
 
+/// The same with lengths, and NaN in the padding; the first sequence is as short and the last as long as can be.
+pub fn padded(dims: Dims, n: usize) -> Sequences {
+    let length = |k: usize| if k + 1 == n { dims.t } else { 1 + k * 7 % dims.t };
+    let mut values: Vec<f32> = (0..n * dims.sequence_len()).map(number).collect();
+    for (k, values) in values.chunks_exact_mut(dims.sequence_len()).enumerate() {
+        values[length(k) * dims.i..].fill(f32::NAN);
+    }
+    let labels = sequences(dims, n).labels().to_vec();
+    let lengths = (0..n).map(|k| length(k) as u32).collect();
+    Sequences::new(dims.t, dims.i, Values::F32(values), labels).with_lengths(lengths)
+}
+
+/// Models beyond the tutorial's with a batch of sequences each. Any two values of any two options are together in one of
+/// them.
+pub fn larger() -> Vec<(Model, Sequences)> {
+    let dropout = |rate| Some(Dropout { rate, seed: 11 });
+    let (linear, none) = (InputLayer::Linear, InputLayer::None);
+    // B, T, I, P, H, K; layers, directions, input layer, pool, dropout, label smoothing, lengths.
+    let cases = [
+        ([19, 5, 7, 12, 21, 10], (1, false, none, Pool::Last, None, 0.0, true)),
+        ([33, 3, 4, 9, 16, 3], (1, true, linear, Pool::Mean, None, 0.2, false)),
+        ([5, 9, 3, 3, 33, 5], (1, true, none, Pool::Max, None, 0.2, true)),
+        ([16, 4, 28, 31, 8, 10], (1, false, linear, Pool::Max, None, 0.0, true)),
+        ([65, 6, 5, 7, 17, 4], (2, true, linear, Pool::Last, dropout(0.4), 0.2, true)),
+        ([7, 8, 2, 2, 40, 2], (2, false, none, Pool::Mean, dropout(0.4), 0.0, true)),
+        ([40, 2, 9, 16, 31, 17], (2, false, linear, Pool::Max, dropout(0.4), 0.2, false)),
+        ([1, 7, 1, 1, 1, 2], (2, true, none, Pool::Last, None, 0.0, false)),
+        ([23, 5, 6, 6, 12, 7], (3, true, none, Pool::Mean, dropout(0.2), 0.2, true)),
+        ([127, 3, 3, 20, 9, 10], (3, false, linear, Pool::Last, dropout(0.2), 0.0, false)),
+        ([3, 12, 4, 5, 24, 6], (3, true, linear, Pool::Max, None, 0.0, true)),
+        ([17, 1, 5, 5, 7, 3], (3, false, none, Pool::Mean, None, 0.2, false)),
+        ([31, 4, 2, 3, 64, 4], (2, true, linear, Pool::Mean, None, 0.2, true)),
+        ([12, 6, 16, 16, 16, 16], (3, true, none, Pool::Max, dropout(0.2), 0.0, false)),
+        ([300, 3, 2, 4, 5, 4], (1, false, linear, Pool::Last, None, 0.0, true)),
+    ];
+    let case = |(sizes, options): ([usize; 6], _)| {
+        let [n, t, i, p, h, k] = sizes;
+        let (layers, bidirectional, input_layer, pool, dropout, label_smoothing, has_lengths) = options;
+        let dims = Dims { t, i, p: if input_layer == InputLayer::None { i } else { p }, h, k };
+        let plain = Model { forget_bias: 0.7, ..Model::new(dims) };
+        let model = Model { layers, bidirectional, input_layer, pool, dropout, label_smoothing, ..plain };
+        model.check().unwrap();
+        (model, if has_lengths { padded(dims, n) } else { sequences(dims, n) })
+    };
+    cases.map(case).into()
+}
+
 pub fn dataset_of(train: Sequences, classes: usize) -> Arc<Dataset> {
     let (validation, test) = (train.slice(0, 0), train.slice(0, train.len() / 2));
     Arc::new(Dataset { description: String::new(), name: "made up", classes, train, validation, test, own: None })
@@ -57,7 +106,11 @@ pub fn dataset(dims: Dims, n: usize) -> Arc<Dataset> {
 }
 
 pub fn start(dims: Dims) -> State {
-    State::new(init::parameters(dims, Init::Xavier, 3))
+    start_of(&Model::new(dims))
+}
+
+pub fn start_of(model: &Model) -> State {
+    State::new(init::parameters(model, Init::Xavier, 3))
 }
 
 /// The error of `got` relative to the largest expected value; fails if it is over `bound`.

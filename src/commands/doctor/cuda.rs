@@ -180,7 +180,7 @@ fn open(gpu: &Gpu, tell: &mut dyn FnMut(Check) -> Result<()>) -> Result<()> {
 fn chosen(name: String, device: Result<Driver>) -> Check {
     let plan = || {
         let (_, adam, data) = self_test::tiny();
-        let model = Model { dims: TUTORIAL, forget_bias: 1.0 };
+        let model = Model::new(TUTORIAL);
         let mut engine = CudaEngine::with_precision(device?, model, adam, data, Precision::Bf16)?;
         engine.choose_kernels(BATCH).cloned()
     };

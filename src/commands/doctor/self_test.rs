@@ -37,7 +37,7 @@ pub fn tiny() -> (Model, Adam, Arc<Dataset>) {
         test: none,
         own: None,
     };
-    (Model { dims: DIMS, forget_bias: 1.0 }, Adam::default(), Arc::new(data))
+    (Model::new(DIMS), Adam::default(), Arc::new(data))
 }
 
 /// The check of the CPU engine.
@@ -69,7 +69,7 @@ fn judge(name: String, errors: &[(&str, f64)], seconds: f64) -> Check {
 /// How far `engine` is from the reference, the name of each kind of numbers before its error.
 fn errors(engine: &mut impl Engine) -> Result<Vec<(&'static str, f64)>> {
     let (model, adam, data) = tiny();
-    let state = State::new(init::parameters(DIMS, Init::Xavier, 3));
+    let state = State::new(init::parameters(&model, Init::Xavier, 3));
     let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
     reference.set_state(&state)?;
     engine.set_state(&state)?;
@@ -81,7 +81,7 @@ fn errors(engine: &mut impl Engine) -> Result<Vec<(&'static str, f64)>> {
     let (expected_losses, got_losses) = (losses(&mut reference)?, losses(engine)?);
     let (expected_state, got_state) = (reference.state()?, engine.state()?);
     // Tensor by tensor: the small ones would hide behind the large ones.
-    let ranges = model.layout().ranges().into_array();
+    let ranges = model.layout().ranges().into_vec();
     let of_tensors = |got: &[f32], expected: &[f32]| {
         ranges.iter().map(|range| error(&got[range.clone()], &expected[range.clone()])).fold(0.0, largest)
     };
