@@ -80,9 +80,25 @@ fn every_kernel_keeps_to_the_resources_of_every_architecture() {
 const AMPERE_ON: [(&str, u32); 6] =
     [("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_120", 99)];
 
-/// Hidden units and inputs of models that the persistent kernels are held to their limits for: few and many warps, an odd number of
-/// them, weights in shared memory.
-const MODELS: [(usize, usize); 5] = [(16, 7), (128, 28), (128, 31), (144, 28), (192, 28)];
+/// A division of the work that the persistent kernels are held to their limits for, of a model of that many hidden units and
+/// inputs.
+type Model = (usize, usize, Division);
+
+const fn divided(h: usize, i: usize, tiles: usize, cluster: usize) -> Model {
+    (h, i, Division { tiles, cluster })
+}
+
+/// Few and many warps, weights in shared memory; several tiles to a block, clusters.
+const MODELS: [Model; 8] = [
+    divided(16, 7, 1, 1),
+    divided(128, 28, 1, 1),
+    divided(192, 28, 1, 1),
+    divided(128, 28, 8, 1),
+    divided(128, 28, 1, 4),
+    divided(256, 28, 1, 4),
+    divided(256, 28, 2, 2),
+    divided(512, 28, 1, 8),
+];
 
 /// A model on each of [`AMPERE_ON`], where it fits.
 type OfModel = Vec<Option<(Variant, Kernels)>>;
@@ -90,10 +106,11 @@ type OfModel = Vec<Option<(Variant, Kernels)>>;
 /// The variants of [`MODELS`] that fit on each of [`AMPERE_ON`], compiled; once, for it takes two seconds each.
 fn compiled_variants(nvrtc: &Nvrtc) -> &'static [OfModel] {
     static COMPILED: OnceLock<Vec<OfModel>> = OnceLock::new();
-    let of = |(h, i): (usize, usize), (architecture, kilobytes): (&str, u32)| {
+    let of = |(h, i, division): Model, (architecture, kilobytes): (&str, u32)| {
         let dims = Dims { t: 28, i, p: h, h, k: 10 };
-        let limits = Limits { capability: (8, 0), shared: kilobytes * 1024, multiprocessors: 100 };
-        let variant = Variant::new(dims, Division::ONE, &limits).ok()?;
+        let number: u32 = architecture.trim_start_matches("sm_").parse().expect("their numbers");
+        let limits = Limits { capability: (number / 10, number % 10), shared: kilobytes * 1024, multiprocessors: 100 };
+        let variant = Variant::new(dims, division, &limits).ok()?;
         Some((variant, Kernels::compile_specialized(nvrtc, &variant.into(), architecture).unwrap()))
     };
     COMPILED.get_or_init(|| {
@@ -106,10 +123,11 @@ fn the_persistent_kernels_keep_to_the_resources_of_every_architecture() {
     let Some(nvrtc) = nvrtc() else { return };
     let mut names = sources::persistent_names();
     names.sort();
-    for ((h, i), of_model) in MODELS.into_iter().zip(compiled_variants(&nvrtc)) {
+    for ((h, i, division), of_model) in MODELS.into_iter().zip(compiled_variants(&nvrtc)) {
         for ((architecture, kilobytes), made) in AMPERE_ON.into_iter().zip(of_model) {
             let Some((variant, kernels)) = made else {
-                assert!(h > 128, "{h} hidden units and {i} inputs do not fit on {architecture}");
+                let large = h > 128 || division != Division::ONE;
+                assert!(large, "{h} hidden units and {i} inputs do not fit on {architecture}");
                 continue;
             };
             let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
@@ -354,8 +372,8 @@ fn persistent_document(variants: &[OfModel]) -> String {
         "\n# What the persistent kernels take\n\nNone spills, on any of these architectures.\n\n\
          ## `persistent_lstm`: registers of a thread; shared memory of a block of 10 classes, in bytes\n\n",
     );
-    text += &head("H, I, threads");
-    for ((h, i), of_model) in MODELS.into_iter().zip(variants) {
+    text += &head("H, I; tiles of a block; blocks of a cluster; threads");
+    for ((h, i, Division { tiles, cluster }), of_model) in MODELS.into_iter().zip(variants) {
         let cell = |made: &Option<(Variant, Kernels)>| match made {
             Some((variant, kernels)) => {
                 let kernel = kernels.resources.iter().find(|kernel| kernel.name == "persistent_lstm");
@@ -364,12 +382,15 @@ fn persistent_document(variants: &[OfModel]) -> String {
             None => "does not fit".into(),
         };
         let threads = of_model.iter().flatten().next().map_or(0, |(variant, _)| variant.threads());
-        text += &line([format!("{h}, {i}, {threads}")].into_iter().chain(of_model.iter().map(cell)).collect());
+        text += &line(
+            [format!("{h}, {i}; {tiles}; {cluster}; {threads}")].into_iter().chain(of_model.iter().map(cell)).collect(),
+        );
     }
     text +=
         "\n## The others, for H = 128, I = 28: registers of a thread; static shared memory of a block, in bytes\n\n";
     text += &head("kernel, threads");
-    let of_model = &variants[MODELS.iter().position(|model| *model == (128, 28)).expect("it is among them")];
+    let of_model =
+        &variants[MODELS.iter().position(|model| *model == divided(128, 28, 1, 1)).expect("it is among them")];
     let all: Vec<&Kernels> = of_model.iter().flatten().map(|(_, kernels)| kernels).collect();
     for (row, kernel) in all[0].resources.iter().enumerate().filter(|(_, kernel)| kernel.name != "persistent_lstm") {
         let cells = all.iter().map(|kernels| {

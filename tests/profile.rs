@@ -128,7 +128,8 @@ fn job(precision: Precision) -> Job {
 /// The four launches of the persistent kernels, with what each has to do, and the plan that chose them.
 #[test]
 fn a_profile_in_bf16_is_of_the_persistent_kernels() {
-    let profile = profile::profile(Profiled::new(emulated()), &job(Precision::Bf16)).unwrap();
+    let device = Emulated::new(kept::ptx(), Default::default()).unwrap();
+    let profile = profile::profile(Profiled::new(device), &job(Precision::Bf16)).unwrap();
     assert_eq!(profile.precision, Precision::Bf16);
     assert!(profile.plan.starts_with("all steps in one launch, in bf16: "), "{}", profile.plan);
     let mut kernels: Vec<_> = profile.rows.iter().map(|row| (row.kernel, row.launches)).collect();
@@ -147,10 +148,8 @@ fn a_profile_has_a_row_for_each_kernel() {
     let device = Profiled::new(emulated());
     let job = job(Precision::F32);
     let profile = profile::profile(device, &job).unwrap();
-    assert_eq!(
-        (profile.precision, &profile.plan[..]),
-        (Precision::F32, "one launch a step, in f32: f32 was asked for")
-    );
+    assert_eq!(profile.precision, Precision::F32);
+    assert!(profile.plan.starts_with("one launch a step, in f32: "), "{}", profile.plan);
     assert_eq!(profile.rows.len(), 12);
     assert_eq!(profile.rows.iter().map(|row| row.launches).sum::<usize>(), 19);
     assert!(profile.rows.is_sorted_by(|a, b| a.milliseconds >= b.milliseconds), "the longest first");
@@ -254,7 +253,7 @@ mod command {
         let run = profile(&[]);
         let lines: Vec<_> = run.out.lines().collect();
         assert!(lines[0].starts_with("profile: B 2, T 2, I 3, H 5, f32; cuda:0, "), "{run:#?}");
-        assert_eq!(lines[1], "kernels: one launch a step, in f32: f32 was asked for");
+        assert!(lines[1].starts_with("kernels: one launch a step, in f32: "), "{run:#?}");
         let rows: Vec<_> = lines[4..16].iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(rows[0][..5], ["product_tn", "4", "1000.0", "21.1", "%"], "{run:#?}");
         assert!(rows.iter().all(|row| row.len() == 11 || row.len() == 10), "{run:#?}");

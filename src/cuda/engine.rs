@@ -347,11 +347,19 @@ impl<D: Device> Scorer<D> {
         }
     }
 
-    /// Logits `[B,K]`, and loss and class of each sequence, `[B]`.
-    fn results(&self) -> (&Buffer<D, f32>, &Buffer<D, f32>, &Buffer<D, u32>) {
+    /// `[B,K]`
+    fn logits(&self) -> &Buffer<D, f32> {
         match self {
-            Self::Layers(forward) => (forward.logits(), forward.loss(), forward.predicted()),
-            Self::Persistent(inference) => (inference.logits(), inference.loss(), inference.predicted()),
+            Self::Layers(forward) => forward.logits(),
+            Self::Persistent(inference) => inference.logits(),
+        }
+    }
+
+    /// Loss and class of each sequence, `[B]`.
+    fn scores(&self) -> (&Buffer<D, f32>, &Buffer<D, u32>) {
+        match self {
+            Self::Layers(forward) => (forward.loss(), forward.predicted()),
+            Self::Persistent(inference) => (inference.loss(), inference.predicted()),
         }
     }
 }
@@ -848,7 +856,7 @@ impl<D: Device> Engine for CudaEngine<D> {
         for rows in rows.chunks(SCORE_AT_ONCE) {
             self.forward(sequences, &mut scoring, rows)?;
             scoring.scorer.score(&self.device, rows.len())?;
-            let (_, loss, predicted) = scoring.scorer.results();
+            let (loss, predicted) = scoring.scorer.scores();
             scores.loss.extend(loss.download(&self.device, rows.len())?);
             scores.predicted.extend(predicted.download(&self.device, rows.len())?);
         }
@@ -867,7 +875,7 @@ impl<D: Device> Engine for CudaEngine<D> {
             let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;
             let rows: Vec<u32> = (0..count as u32).collect();
             self.forward(&some, &mut scoring, &rows)?;
-            let logits = scoring.scorer.results().0.first(count * k);
+            let logits = scoring.scorer.logits().first(count * k);
             softmax(&self.device, logits, scoring.probabilities.first(count * k), count, k)?;
             probabilities.extend(scoring.probabilities.download(&self.device, count * k)?);
             self.scoring = Some(scoring);

@@ -32,19 +32,16 @@ const fn divided(tiles: usize, cluster: usize, variant: Variant) -> Variant {
 }
 
 /// All variants that are kept: sizes of each kind in one block, and each way of dividing the work at one small size.
-pub const VARIANTS: [Variant; 13] = [
+pub const VARIANTS: [Variant; 10] = [
     plain(16, 16),
     plain(32, 32),
     plain(48, 48),
     plain(64, 32),
-    plain(112, 32),
-    plain(128, 16),
     plain(128, 32),
     Variant { activations: Activations::Fast, ..plain(128, 32) },
     divided(4, 1, plain(64, 32)),
-    divided(1, 2, plain(64, 32)),
-    divided(2, 4, plain(64, 32)),
     divided(1, 4, plain(128, 32)),
+    divided(2, 4, plain(64, 32)),
     Variant { forward_shared: 8, backward_shared: 28, chains: 1, ..plain(192, 32) },
 ];
 

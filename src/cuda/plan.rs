@@ -259,6 +259,7 @@ mod tests {
             ("H200", 65536, 128, Some([8, 1])),
             ("H200", 128, 256, Some([1, 4])),
             ("H200", 1024, 256, Some([2, 2])),
+            ("H200", 64, 512, Some([1, 8])),
             ("H200", 128, 1024, None),
             ("A100", 128, 128, Some([1, 1])),
             ("A100", 8192, 128, Some([8, 1])),
@@ -297,6 +298,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_division_that_does_not_fit_is_refused() {
+        let refused = |gpu: &str, tiles, cluster| {
+            let limits = limits_of(gpu);
+            let plan = Plan::new(TUTORIAL, 128, Precision::Bf16, &limits).unwrap();
+            let error = plan.with_division(TUTORIAL, 128, Division { tiles, cluster }, &limits).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        assert!(refused("A100", 1, 4).contains("clusters need compute capability 9.0, and this GPU has 8.0"));
+        assert!(refused("L4", 8, 1).contains("10 classes of 8 tiles take"));
+        assert!(refused("H200", 1, 3).contains("no whole warps for each of 3 blocks"));
     }
 
     #[test]

@@ -41,6 +41,10 @@ const ODD_WARPS: usize = 16;
 /// Most units for which one block has the registers of two chains.
 const MOST_UNITS_OF_TWO_CHAINS: usize = 128;
 const OTHER_BACKWARD: usize = 84;
+/// What it can do with in a cluster, where shared memory is too small for more weights.
+const LEAST_OTHER_BACKWARD: usize = 63;
+/// Registers more, forward and backward, where weights are in shared memory too and tiles or units are divided.
+const DIVIDED: [usize; 2] = [16, 8];
 /// Registers for a tile of weights, forward and backward.
 const FORWARD_TILE: usize = 16;
 const BACKWARD_TILE: usize = 4;
@@ -109,9 +113,10 @@ impl Variant {
         let Division { tiles, cluster } = division;
         let [units, inputs] = padded(dims.h, dims.i);
         if cluster > 1 && limits.capability < OLDEST_WITH_CLUSTERS {
-            return Err(format!("{} hidden units are more than a block can own", dims.h));
+            let ((major, minor), (oldest, zero)) = (limits.capability, OLDEST_WITH_CLUSTERS);
+            return Err(format!("clusters need compute capability {oldest}.{zero}, and this GPU has {major}.{minor}"));
         }
-        if (units / WARP_UNITS) % cluster != 0 {
+        if !(units / WARP_UNITS).is_multiple_of(cluster) {
             return Err(format!("{} hidden units are no whole warps for each of {cluster} blocks", dims.h));
         }
         let threads = 2 * units / cluster;
@@ -126,17 +131,25 @@ impl Variant {
         let in_registers = |other: usize, tile: usize| registers.saturating_sub(other) / tile;
         let odd = if chains == 1 && (threads / WARP) % 2 == 1 { ODD_WARPS } else { 0 };
         let wide = INPUT_TILE * (inputs / DEPTH).saturating_sub(2);
-        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd + wide;
+        let is_divided = division != Division::ONE && chains == 1;
+        let [divided_forward, divided_backward] = if is_divided { DIVIDED } else { [0; 2] };
+        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd + wide + divided_forward;
         let forward = in_registers(other, FORWARD_TILE).min(forward_tiles);
-        // An even number: they are loaded in pairs.
-        let backward = (in_registers(OTHER_BACKWARD, BACKWARD_TILE) / 2 * 2).min(backward_tiles);
-        if forward == 0 || backward == 0 {
+        let (activations, room) = (Activations::default(), limits.shared as usize);
+        let with = |other_backward| {
+            // An even number: they are loaded in pairs.
+            let backward = (in_registers(other_backward, BACKWARD_TILE) / 2 * 2).min(backward_tiles);
+            let (forward_shared, backward_shared) = (forward_tiles - forward, backward_tiles - backward);
+            Self { units, inputs, forward_shared, backward_shared, chains, activations, division }
+        };
+        let mut variant = with(OTHER_BACKWARD + divided_backward);
+        if cluster > 1 && variant.shared_bytes(dims.k) > room {
+            variant = with(LEAST_OTHER_BACKWARD);
+        }
+        if variant.forward_shared == forward_tiles || variant.backward_shared == backward_tiles {
             return Err(format!("{} hidden units leave no registers for weights", dims.h));
         }
-        let (forward_shared, backward_shared) = (forward_tiles - forward, backward_tiles - backward);
-        let activations = Activations::default();
-        let variant = Self { units, inputs, forward_shared, backward_shared, chains, activations, division };
-        let (needed, room) = (variant.shared_bytes(dims.k), limits.shared as usize);
+        let needed = variant.shared_bytes(dims.k);
         if needed > room {
             let of_tiles = if tiles == 1 { String::new() } else { format!(" of {tiles} tiles") };
             return Err(format!(

@@ -50,11 +50,8 @@ impl<F: Real> ReferenceEngine<F> {
 
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
         match &self.rounding {
-            // Beside the persistent kernels others, in f32, score and predict.
-            Some(factors) if factors.style == Style::Cpu => {
-                rounded::logits(&self.model, &self.parameters, sequences, rows, factors)
-            }
-            _ => model::logits(&self.model, &self.parameters, &Batch::new(sequences, rows)),
+            Some(factors) => rounded::logits(&self.model, &self.parameters, sequences, rows, factors),
+            None => model::logits(&self.model, &self.parameters, &Batch::new(sequences, rows)),
         }
     }
 

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""What a step of persistent_lstm takes, counted in its kept PTX, and what that should cost on some GPUs: predictions.
+
+    scripts/step_budget.py            two tables in Markdown, as in docs/performance.md
+
+Counts are of one warp and one step, of the loops of kernels/persistent/kept.ptx.gz for 128 hidden units and 28 inputs; blocks of
+the loop that only its first or last step runs are left out. The model of the pipes, of one of the four parts of a multiprocessor,
+with w warps there:
+
+    products   w · products · r               r: cycles between two products (mma 16 x 8 x 16) on one part
+    special    w · special functions · 8      16 results a cycle of a multiprocessor
+    memory     128 bytes a cycle of a multiprocessor: what all warps of a block load from and store to shared and global memory
+    forward    products + special + 60        a warp's activations wait for its products; 60 for barrier, loads, stores
+    backward   max(products, memory) + 150, and at least 460, the latency of its chain of products, loads and stores
+    cluster    130 more a step                h or da through distributed shared memory, and the cluster's barrier
+
+60, 150 and 460 were fitted to a simulation of compiled code, which they meet within 15 %; 130 is an estimate.
+"""
+
+import gzip
+import re
+import sys
+from pathlib import Path
+
+KEPT = Path(__file__).parent.parent / "kernels/persistent/kept.ptx.gz"
+# Name, compute capability has clusters, GHz, cycles between two products on one part.
+GPUS = [("H200", True, 1.98, 6), ("A100", False, 1.41, 8), ("L4", False, 2.04, 16), ("RTX 4090", False, 2.52, 16)]
+STEPS = 28
+PARTS = 4
+# Microseconds: what surrounds the steps in the launch, the three other launches, four nodes of a graph.
+AROUND = 3.0 + 6.5 + 4.0
+# Rows of the table of counts, and what of an instruction's name counts.
+COUNTED = [
+    ("products on tensor cores (`mma` 16 × 8 × 16)", r"mma\."),
+    ("loads of their operands (`ldmatrix`)", r"ldmatrix\."),
+    ("special functions", r"(ex2|rcp|tanh)\.approx"),
+    ("multiply, add, fused, least, in f32", r"(fma|mul|add|sub|min)\.(rn\.|NaN\.)*f32"),
+    ("conversions to and from pairs", r"cvt\.(rn\.b?f16x2|f32\.f16)"),
+    ("stores to shared memory, of this block and others", r"st\.shared"),
+    ("stores to global memory", r"st\.global"),
+    ("loads from global memory", r"ld\.global"),
+    ("barriers of the block or cluster", r"(bar\.sync|barrier\.sync|barrier\.cluster\.wait)"),
+]
+
+
+def variants():
+    """The texts of persistent_lstm for 128 units and 32 padded inputs: by (activations are fast, blocks of a cluster)."""
+    found = {}
+    for part in gzip.open(KEPT, "rt").read().split("//// variant ")[1:]:
+        head, text = part.split("\n", 1)
+        values = {name: int(value) for name, value in (pair.split() for pair in head.split(", "))}
+        if (values["UNITS"], values["INPUTS"], values["TILES"]) == (128, 32, 1):
+            entry = next(entry for entry in text.split(".entry ")[1:] if entry.startswith("persistent_lstm("))
+            found[values["FAST_ACTIVATIONS"], values["CLUSTER"]] = entry
+    return found
+
+
+def loops(entry):
+    """The steady instructions of the loop over steps forward, and of the one backward."""
+    lines = [line.strip() for line in entry.splitlines()]
+    labels = {line[:-1]: at for at, line in enumerate(lines) if re.fullmatch(r"\$L\w+:", line)}
+    found = []
+    for at, line in enumerate(lines):
+        target = re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)
+        start = labels.get(target.group(1), at) if target else at
+        if start < at and any(line.startswith("mma.") for line in lines[start:at]):
+            found.append((start, at))
+    # Of loops within each other, the outer ones.
+    outer = [a for a in found if not any(b[0] <= a[0] and a[1] <= b[1] and b != a for b in found)]
+    assert len(outer) == 2, "one loop forward, one backward"
+    return [steady(lines[start : at + 1], forward=n == 0) for n, (start, at) in enumerate(sorted(outer))]
+
+
+def steady(lines, forward):
+    """The instructions of the blocks that each step runs."""
+    blocks, block = [], []
+    for line in lines:
+        if line.endswith(":") or not re.match(r"(@!?%p\d+ )?[a-z]", line):
+            if line.startswith("$L"):
+                blocks.append(block)
+                block = []
+            continue
+        block.append(line)
+        if "bra" in line.split()[:2]:
+            blocks.append(block)
+            block = []
+    blocks.append(block)
+    marks = r"mma\.|ldmatrix\.|\.approx|cvt\.rn\.f16x2|bar\.sync|barrier\." + ("" if forward else r"|st\.shared|st\.global")
+    return [line for block in blocks if any(re.search(marks, line) for line in block) for line in block]
+
+
+def count(lines, pattern):
+    return sum(1 for line in lines if re.match(r"(@!?%p\d+ )?" + pattern, line))
+
+
+def wavefronts(lines):
+    """Of 128 bytes, what the accesses of one warp take."""
+    total = 0
+    for line in lines:
+        op = re.sub(r"^@!?%p\d+ ", "", line).split()[0]
+        if op.startswith("ldmatrix"):
+            total += 4 if ".x4" in op else 2
+        elif re.match(r"(ld|st)\.(shared|global)", op):
+            vector = re.search(r"\.v(\d)", op)
+            total += int(vector.group(1)) if vector else 1
+    return total
+
+
+def step(lines, forward, cluster, r):
+    """Predicted cycles."""
+    warps = 8 // cluster
+    of_part = max(1, warps // PARTS)
+    products = of_part * count(lines, r"mma\.") * r
+    special = of_part * count(lines, r"(ex2|rcp|tanh)\.approx") * 8
+    memory = warps * wavefronts(lines)
+    exchange = 130 if cluster > 1 else 0
+    if forward:
+        return products + special + 60 + exchange
+    return max(max(products, memory) + 150, 460) + exchange
+
+
+def main():
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
+    made = {key: loops(entry) for key, entry in variants().items()}
+    columns = [((0, 1), "one block"), ((1, 1), "one block, fast"), ((0, 4), "cluster of 4")]
+    print("| of one warp and step | " + " | ".join(f"{name}: forward, backward" for _, name in columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for name, pattern in COUNTED:
+        cells = [", ".join(str(count(lines, pattern)) for lines in made[key]) for key, _ in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    cells = [", ".join(str(wavefronts(lines)) for lines in made[key]) for key, _ in columns]
+    print("| accesses of 128 bytes | " + " | ".join(cells) + " |")
+    print()
+    print("| predicted | cycles a step, forward + backward | 56 steps, µs | an iteration, µs |")
+    print("| --- | --- | --- | --- |")
+    for gpu, has_clusters, ghz, r in GPUS:
+        for key, name in columns:
+            if key[1] > 1 and not has_clusters:
+                continue
+            forward, backward = (step(lines, n == 0, key[1], r) for n, lines in enumerate(made[key]))
+            steps = STEPS * (forward + backward) / ghz / 1e3
+            print(f"| {gpu}, {name} | {forward:.0f} + {backward:.0f} | {steps:.1f} | {steps + AROUND:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
