@@ -6,8 +6,9 @@
 typedef unsigned char u8;
 typedef unsigned int u32;
 
-// A kernel that Rust finds by its plain name, for blocks of at most `threads` threads.
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// A kernel that Rust finds by its plain name, for blocks of at most so many threads; a second number, of blocks that a
+// multiprocessor has room for at least, lets the compiler take the registers that they leave.
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #define DEVICE static __device__ __forceinline__
 
 constexpr int WARP = 32;

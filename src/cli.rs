@@ -44,7 +44,8 @@ pub enum Command {
     /// Train all combinations of seeds and settings side by side, and compare them
     ///
     /// Each training gives to the bit what `train` gives for its settings. On the processor there are as many at a time as
-    /// threads.
+    /// threads. On a GPU with --precision bf16 those of one size and batch go through the same launches, as many at a time as its
+    /// memory holds; in f32 or with --grad-clip one goes after the other, and the report says so.
     Sweep(Box<SweepArgs>),
     /// Make the report of a run anew, or compare several runs on one page
     ///

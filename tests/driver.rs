@@ -549,8 +549,8 @@ impl<D: Device> Device for Spy<D> {
         self.device.upload(memory, offset, bytes)
     }
 
-    fn zero(&self, memory: &mut D::Memory, bytes: usize) -> Result<()> {
-        self.device.zero(memory, bytes)
+    fn zero(&self, memory: &mut D::Memory, offset: usize, bytes: usize) -> Result<()> {
+        self.device.zero(memory, offset, bytes)
     }
 
     fn download(&self, memory: &D::Memory, offset: usize, bytes: &mut [u8]) -> Result<()> {

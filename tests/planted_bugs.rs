@@ -221,7 +221,7 @@ const BUGS: [Bug; 42] = [
 ];
 
 /// Bugs of the persistent kernels.
-const PERSISTENT_BUGS: [Bug; 55] = [
+const PERSISTENT_BUGS: [Bug; 65] = [
     // ---- persistent/layout.cuh ----
     bug(
         "persistent/layout.cuh",
@@ -479,6 +479,34 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "tell = true;",
         "race",
     ),
+    bug(
+        "persistent/lstm.cu",
+        "models share what is saved",
+        "saved_gates += model * tiles * T * SAVED, saved",
+        "saved",
+        "race",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "a model begins a step too early",
+        "hx += model * (T + 1) * tiles",
+        "hx += model * T * tiles",
+        "race",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "every model has the first one's batch",
+        "(*turn * (size_t)gridDim.y + model) * B",
+        "*turn * (size_t)gridDim.y * B",
+        "side by side",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "a model has the first one's head",
+        "w_out += model * model_size, b_out",
+        "b_out",
+        "side by side",
+    ),
     // ---- persistent/pack.cu ----
     bug(
         "persistent/pack.cu",
@@ -509,6 +537,20 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "race",
     ),
     bug("persistent/pack.cu", "every block counts the turn", "&& blockIdx.x == 0 &&", "&&", "race"),
+    bug(
+        "persistent/pack.cu",
+        "every model packs the first one's weights",
+        "w_h += model * model_size, forward",
+        "forward",
+        "side by side",
+    ),
+    bug(
+        "persistent/pack.cu",
+        "every model counts the turn",
+        "blockIdx.x == 0 && model == 0 &&",
+        "blockIdx.x == 0 &&",
+        "race",
+    ),
     // ---- persistent/weight_gradient.cu ----
     bug(
         "persistent/weight_gradient.cu",
@@ -566,6 +608,20 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "sum;",
         "numbers",
     ),
+    bug(
+        "persistent/weight_gradient.cu",
+        "models share their counters",
+        ", counters += model * gridDim.x;",
+        ";",
+        "uninitialised memory",
+    ),
+    bug(
+        "persistent/weight_gradient.cu",
+        "da of a model at the place of its hx",
+        "da += model * tiles * (GATES",
+        "da += model * hx_tiles * (GATES",
+        "out of bounds",
+    ),
     // ---- persistent/weight_update.cu ----
     bug(
         "persistent/weight_update.cu",
@@ -591,7 +647,7 @@ const PERSISTENT_BUGS: [Bug; 55] = [
     bug(
         "persistent/weight_update.cu",
         "the loss of every step in one place",
-        "mean_loss + *turn, correct + *turn",
+        "mean_loss + of_turn, correct + of_turn",
         "mean_loss, correct",
         "never written",
     ),
@@ -601,6 +657,20 @@ const PERSISTENT_BUGS: [Bug; 55] = [
         "head < 0 || head >= size",
         "head < 0",
         "out of bounds",
+    ),
+    bug(
+        "persistent/weight_update.cu",
+        "every model takes the first one's step",
+        "step_sizes[of_turn]",
+        "step_sizes[of_turn - model]",
+        "side by side",
+    ),
+    bug(
+        "persistent/weight_update.cu",
+        "models overlap in m",
+        "m += model * model_size",
+        "m += model * (model_size - 1)",
+        "race",
     ),
 ];
 
@@ -976,6 +1046,47 @@ fn persistent_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
         compare("m", &got.2.m, &expected.2.m, ROUNDED_M)?;
         if on(7)? != got {
             return Err("another schedule gives other bits".into());
+        }
+        if case.bytes {
+            let engine = |adam| {
+                let mut device = Emulated::new(kept::ptx(), Options::default()).map_err(told)?;
+                device.set_limits(limits);
+                device.replace(variant, ptx.clone());
+                let made = CudaEngine::with_precision(device, model, adam, data.clone(), Precision::Bf16);
+                made.map(|engine| engine.with_division(*division)).map_err(told)
+            };
+            compare_side_by_side(engine, &data, batch)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether two models become side by side what each becomes alone.
+fn compare_side_by_side(
+    engine: impl Fn(Adam) -> Result<CudaEngine<Emulated>, String>,
+    data: &Dataset,
+    batch: usize,
+) -> Result<(), String> {
+    let told = |error: fused_lstm::Error| error.to_string();
+    let adams = [0.05, 0.01].map(|learning_rate| Adam { learning_rate, ..Adam::default() });
+    let rows = |stride: usize| (0..STEPS * batch).map(|k| (k * stride % data.train.len()) as u32).collect::<Vec<_>>();
+    let rows = [7, 5].map(rows);
+    let mut together = engine(adams[0])?.with_models(&adams, batch).map_err(told)?;
+    let model = together.model();
+    let states = [start(model.dims), State::new(vec![0.03; model.layout().len()])];
+    for (place, state) in states.iter().enumerate() {
+        together.choose(place);
+        together.set_state(state).map_err(told)?;
+    }
+    let metrics = together.train_side_by_side(&rows.each_ref().map(|rows| &rows[..]), batch).map_err(told)?;
+    for place in 0..2 {
+        together.choose(place);
+        let got = (together.state().map_err(told)?, &metrics[place]);
+        let mut alone = engine(adams[place])?;
+        alone.set_state(&states[place]).map_err(told)?;
+        let metrics = alone.train_steps(&rows[place], batch).map_err(told)?;
+        if got != (alone.state().map_err(told)?, &metrics) {
+            return Err(format!("side by side, model {place} becomes another"));
         }
     }
     Ok(())

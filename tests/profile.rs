@@ -11,6 +11,7 @@ use fused_lstm::cuda::profiled::{Profiled, Timed};
 use fused_lstm::cuda::{CudaEngine, kept};
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::optimizer::Adam;
+use fused_lstm::precision::{Activations, Precision};
 use fused_lstm::shape::Dims;
 use std::time::Duration;
 use support::models::{dataset, start};
@@ -119,11 +120,36 @@ fn watching_changes_no_bit_and_ends() {
     assert_eq!((of(&seen, "softmax").0, of(&seen, "lstm_forward_step").0), (1, 2), "{seen:?}");
 }
 
+fn job(precision: Precision) -> Job {
+    let (data, activations) = (dataset(DIMS, 5), Activations::default());
+    Job { model: MODEL, data, batch: 2, precision, activations, each: Duration::ZERO }
+}
+
+/// The four launches of the persistent kernels, with what each has to do, and the plan that chose them.
+#[test]
+fn a_profile_in_bf16_is_of_the_persistent_kernels() {
+    let device = Emulated::new(kept::ptx(), Default::default()).unwrap();
+    let profile = profile::profile(Profiled::new(device), &job(Precision::Bf16)).unwrap();
+    assert_eq!(profile.precision, Precision::Bf16);
+    assert!(profile.plan.starts_with("all steps in one launch, in bf16: "), "{}", profile.plan);
+    let mut kernels: Vec<_> = profile.rows.iter().map(|row| (row.kernel, row.launches)).collect();
+    kernels.sort_unstable();
+    let names = ["fold", "lstm", "update", "weight_gradient"];
+    assert_eq!(kernels, names.map(|name| (&*format!("persistent_{name}").leak(), 1)));
+    assert!(profile.rows.iter().all(|row| row.bytes > Some(0) && row.operations > Some(0)), "{profile:?}");
+    // One part, for a batch of two steps is too small for more: its W_h [5,20]; d_fold [4,20]; the head [6,6]; two rows; m, v.
+    let update = profile.rows.iter().find(|row| row.kernel == "persistent_update").unwrap();
+    let n = MODEL.layout().len() as u64;
+    assert_eq!(update.bytes, Some(4 * (100 + 80 + 36 + 6 * n + 6 + 4) + 2 * 200));
+}
+
 #[test]
 fn a_profile_has_a_row_for_each_kernel() {
     let device = Profiled::new(emulated());
-    let job = Job { model: MODEL, data: dataset(DIMS, 5), batch: 2, each: Duration::ZERO };
+    let job = job(Precision::F32);
     let profile = profile::profile(device, &job).unwrap();
+    assert_eq!(profile.precision, Precision::F32);
+    assert!(profile.plan.starts_with("one launch a step, in f32: "), "{}", profile.plan);
     assert_eq!(profile.rows.len(), 12);
     assert_eq!(profile.rows.iter().map(|row| row.launches).sum::<usize>(), 19);
     assert!(profile.rows.is_sorted_by(|a, b| a.milliseconds >= b.milliseconds), "the longest first");
@@ -151,8 +177,9 @@ fn the_command_is_for_gpus() {
     run(&["profile"]).fails_in_one_line(2, &["--device cpu"]);
     run(&["profile", "--hidden", "0"]).fails_in_one_line(2, &["--hidden", "from 1"]);
     run(&["profile", "--device", "cuda", "--hidden", "1000000"]).fails_in_one_line(2, &["--hidden 1000000"]);
-    run(&["profile", "--device", "cuda", "--precision", "bf16"])
-        .fails_in_one_line(2, &["--precision bf16", "bench step"]);
+    run(&["profile", "--device", "cuda", "--activations", "fast"])
+        .fails_in_one_line(2, &["--activations fast", "bf16"]);
+    run(&["profile", "--device", "cuda", "--precision", "tf32"]).fails_in_one_line(4, &["--precision tf32"]);
     if fused_lstm::cuda::driver::gpus().is_err() {
         run(&["profile", "--device", "cuda", "--json"]).fails_in_one_line(4, &["cuda:0"]);
         run(&["profile", "--device", "auto"]).fails_in_one_line(4, &["cuda:0"]);
@@ -208,15 +235,29 @@ mod command {
         near(&tn["share_of_product_rate"], f64::from(operations) / 4.0 / (2.0 * product.powi(3)));
     }
 
+    /// There is no compiler, so f32 is what can be profiled, and the plan says why.
+    #[test]
+    fn a_plan_that_fell_back_says_why() {
+        let run = profile(&["--json", "--precision", "bf16"]);
+        let result = &run.json()[0];
+        assert_eq!(result["dtype"], "fp32");
+        let plan = result["plan"].as_str().unwrap();
+        assert!(
+            plan.starts_with("one launch a step, in f32: ") && plan.contains("there is no NVRTC in /nowhere"),
+            "{plan}"
+        );
+    }
+
     #[test]
     fn as_text_it_is_a_table_with_what_it_means() {
         let run = profile(&[]);
         let lines: Vec<_> = run.out.lines().collect();
         assert!(lines[0].starts_with("profile: B 2, T 2, I 3, H 5, f32; cuda:0, "), "{run:#?}");
-        let rows: Vec<_> = lines[3..15].iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert!(lines[1].starts_with("kernels: one launch a step, in f32: "), "{run:#?}");
+        let rows: Vec<_> = lines[4..16].iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(rows[0][..5], ["product_tn", "4", "1000.0", "21.1", "%"], "{run:#?}");
         assert!(rows.iter().all(|row| row.len() == 11 || row.len() == 10), "{run:#?}");
-        let rest = lines[15..].join("\n");
+        let rest = lines[16..].join("\n");
         for part in ["4750.0 us launch by launch", "us replayed as one graph, 64 in a call", "GB/s", "GFLOP/s"] {
             assert!(rest.contains(part), "no {part:?} in {rest}");
         }

@@ -14,11 +14,13 @@ fn report(folder: &Folder, file: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(folder.path(file)).unwrap()).unwrap()
 }
 
-/// The trainings of a report without the times they took.
+/// The trainings of a report without the times they took, and without how many there were at a time.
 fn runs(report: &Value) -> Vec<Value> {
     let mut runs = report["runs"].as_array().unwrap().clone();
     runs.iter_mut().for_each(|run| {
-        run.as_object_mut().unwrap().remove("train_seconds");
+        let run = run.as_object_mut().unwrap();
+        run.remove("train_seconds");
+        assert!(run.remove("side_by_side").is_some_and(|count| count.as_u64() > Some(0)));
     });
     runs
 }
@@ -50,7 +52,9 @@ fn any_number_of_threads_gives_the_same() {
         let out = format!("of{threads}.json");
         let sweep = format!("sweep --seeds 5 --hidden 8 --batch-size 30 --steps 4 --threads {threads} --out @{out}");
         folder.run(&sweep).succeeds();
-        runs(&report(&folder, &out))
+        let report = report(&folder, &out);
+        assert!(report["runs"].as_array().unwrap().iter().all(|run| run["side_by_side"] == threads.min(5)));
+        runs(&report)
     };
     let one = of(1);
     assert_eq!(one.len(), 5);

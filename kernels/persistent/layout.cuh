@@ -24,6 +24,9 @@
 //                                            last slot has nothing
 // da  bf16 [T][tiles][4 · UNITS][8]          gradient by the gates before their activation, in gate rows
 //
+// M models of the same sizes train side by side: blockIdx.y counts them, and each tensor that a model has of its own holds all
+// of theirs, model after model. What the contracts say is of one model. Of a step's small things, [S,M], the models lie together.
+//
 // The bias, with the forget bias in it, stands in the weights as a sum of three bf16, each against a 1 of x: all 24 bits of it
 // get into the sums, and its gradient is a row of the weight gradients' product.
 
@@ -55,6 +58,8 @@ constexpr int ROW_WORDS = ROW_BYTES / 4;
 constexpr int HX_WORDS = (UNITS + INPUTS) * ROW_WORDS;       // of one step of one tile
 constexpr int DA_WORDS = GATES * UNITS * ROW_WORDS;
 constexpr int SAVED = WARPS * GROUPS * WARP;                 // of one step of one tile, in places of one lane each
+constexpr int FORWARD_NUMBERS = (UNITS + INPUTS) * GATES * UNITS;  // of the weights as operands
+constexpr int BACKWARD_NUMBERS = GATES * UNITS * UNITS;
 constexpr int X_SLOTS = 4;                                   // steps of x on their way or in use
 
 // Weights are operands a of multiply_add: for each tile of DEPTH columns, each warp and each of its tiles of 16 rows, 32 lanes

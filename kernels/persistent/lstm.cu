@@ -13,19 +13,19 @@
 //          w_out, b_out      f32 [H,K], [K]
 //          bytes or floats   [N,T,I], the other one null; bytes go into the product as they are, their scale is in the weights
 //          labels            u32 [N]
-//          rows, turn        u32 [S,B], [1]: the batch is rows[turn]
+//          rows, turn        u32 [S,M,B], [1]: the batch of a model is rows[turn, model]
 // Outputs  hx, da            see layout.cuh; of rows beyond B, da is zero
 //          logits            f32 [B,K]
 //          loss, predicted, batch_labels  f32, u32, u32 [B]
 //          head_parts        f32 [tiles][(H+1) · K]: each tile's part of dW_out and, under it, db_out
-//          h_last, c_last    f32 [B,H], or null
+//          h_last, c_last    f32 [B,H], or null; of the first model alone
 // Scratch  saved_gates       f16 [tiles][T][SAVED] of uint4: i, f, g, o of a lane's unit and two rows
 //          saved_cells       f16 [tiles][T][SAVED] of uint2: c before the step, tanh(c) after it; each thread reads back what it
 //                            wrote itself
-// Launch   grid CLUSTER · ceil(B / (8 · TILES)), block THREADS = 2 · UNITS / CLUSTER, clusters of CLUSTER
+// Launch   grid (CLUSTER · ceil(B / (8 · TILES)), M), block THREADS = 2 · UNITS / CLUSTER, clusters of CLUSTER
 // Shared   LOGITS + 32 · TILES · K bytes, dynamic
-// Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da below 2^30 words of
-//          4 bytes
+// Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da of a model below
+//          2^30 words of 4 bytes; model_size numbers are a model's parameters
 // Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32; of activations see transcendental.cuh
 // Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits
 // CPU twin reference::rounded
@@ -511,10 +511,18 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
                 const u32* __restrict__ turn, u32* hx, u32* __restrict__ da, uint4* saved_gates, uint2* saved_cells,
                 float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted,
                 u32* __restrict__ batch_labels, float* __restrict__ head_parts, float* __restrict__ h_last,
-                float* __restrict__ c_last, int B, int T, int I, int H, int K) {
+                float* __restrict__ c_last, int B, int T, int I, int H, int K, int model_size) {
     extern __shared__ __align__(16) unsigned char shared[];
     const Share share = share_of_block(B);
-    const u32* batch = rows + (size_t)*turn * B;
+    const size_t model = blockIdx.y, tiles = share.tiles;
+    forward_weights += model * (FORWARD_NUMBERS / 8), backward_weights += model * (BACKWARD_NUMBERS / 8);
+    w_out += model * model_size, b_out += model * model_size;
+    hx += model * (T + 1) * tiles * HX_WORDS, da += model * T * tiles * DA_WORDS;
+    saved_gates += model * tiles * T * SAVED, saved_cells += model * tiles * T * SAVED;
+    logits += model * B * K, loss += model * B, predicted += model * B, batch_labels += model * B;
+    head_parts += model * tiles * (H + 1) * K;
+    if (model > 0) h_last = nullptr;
+    const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;
     convert_inputs<true>(hx, bytes, floats, batch, share, B, T, I);
     // The copies of the first steps read what other threads wrote; and a block must have started before it is written to.
     meet();

@@ -5,11 +5,11 @@
 // Its rows are h's units, x's inputs and the 1 of the bias; its columns are gate rows. Of x and the bias, which every gradient of
 // the input layer needs all of, the last block of each column adds the parts.
 //
-// Inputs   hx, da   see layout.cuh; `tiles` = T · ceil(B / 8) tiles of 8 rows of each
+// Inputs   hx, da   see layout.cuh; `tiles` = T · ceil(B / 8) tiles of 8 rows of each; hx has hx_tiles = (T + 1) · ceil(B / 8)
 // In, out  counters u32 [ceil(4 · UNITS / 64)], zero before and after
 // Outputs  parts    f32 [S][UNITS + INPUTS][4 · UNITS]
 //          d_fold   f32 [J,G]: the gradient by the folded input weights and, as its last row, by the bias
-// Launch   grid (ceil(4 · UNITS / 64), ceil((UNITS + INPUTS) / BLOCK_ROWS), S), block 256
+// Launch   grid (ceil(4 · UNITS / 64), M · ROW_BLOCKS, S), block 256; ROW_BLOCKS = ceil((UNITS + INPUTS) / BLOCK_ROWS)
 // Shared   STAGES · STAGE_TILES · (BLOCK_ROWS + 64) · 16 + 16 bytes, static, at most 43,024
 // Bounds   1 <= S <= ceil(tiles / STAGE_TILES)
 // Sums     tiles upwards, two of them (16 rows of the batch) in one tensor-core instruction; parts upwards, whichever block adds
@@ -37,7 +37,7 @@ static_assert(STAGES * sizeof(Stage) <= 48 * 1024, "static shared memory");
 // Starts to copy a stage, if the part has one more; a group of copies in any case. Tiles beyond the last are zero.
 DEVICE void fetch_stage(Stage& to, const uint4* __restrict__ hx, const uint4* __restrict__ da, int first, int tiles,
                         bool wanted) {
-    const int row0 = blockIdx.y * BLOCK_ROWS, column0 = blockIdx.x * GRADIENT_COLUMNS;
+    const int row0 = blockIdx.y % ROW_BLOCKS * BLOCK_ROWS, column0 = blockIdx.x * GRADIENT_COLUMNS;
     if (wanted) {
         for (int at = threadIdx.x; at < STAGE_TILES * BLOCK_ROWS; at += GRADIENT_THREADS) {
             const int tile = at / BLOCK_ROWS, row = at % BLOCK_ROWS;
@@ -76,15 +76,15 @@ DEVICE void add_stage(float (&sum)[WARP_FRAGMENTS][2][4], const Stage& stage) {
     }
 }
 
-// Whether all other blocks of this column of the grid are done, so that this one sees what they wrote. At most one is told so,
-// the last.
+// Whether all other blocks of this model's column of the grid are done, so that this one sees what they wrote. At most one is
+// told so, the last.
 DEVICE bool is_last(u32* counters) {
     __shared__ u32 last;
     // What this block wrote is known to thread 0 before it counts.
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        last = atomicAdd(counters + blockIdx.x, 1u) == gridDim.y * gridDim.z - 1;
+        last = atomicAdd(counters + blockIdx.x, 1u) == ROW_BLOCKS * gridDim.z - 1;
         __threadfence();
         if (last) counters[blockIdx.x] = 0;
     }
@@ -110,7 +110,10 @@ DEVICE void add_parts_of_inputs(const float* parts, float* __restrict__ d_fold, 
 // `parts` is written and read: its loads must be plain ones, that see what other blocks wrote.
 KERNEL(GRADIENT_THREADS)
 persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict__ da, float* parts,
-                           float* __restrict__ d_fold, u32* counters, int tiles, int I, int H, float scale) {
+                           float* __restrict__ d_fold, u32* counters, int tiles, int hx_tiles, int I, int H, float scale) {
+    const size_t model = blockIdx.y / ROW_BLOCKS, part_size = (UNITS + INPUTS) * GATES * UNITS;
+    hx += model * hx_tiles * (UNITS + INPUTS), da += model * tiles * (GATES * UNITS);
+    parts += model * gridDim.z * part_size, d_fold += model * (I + 1) * GATES * H, counters += model * gridDim.x;
     __shared__ Stage stages[STAGES];
     const int all = (tiles + STAGE_TILES - 1) / STAGE_TILES;
     const int begin = (int)((long long)all * blockIdx.z / gridDim.z);
@@ -129,6 +132,7 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
     }
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int half = warp % GRADIENT_HALVES, part = warp / GRADIENT_HALVES;
+    const int row0 = blockIdx.y % ROW_BLOCKS * BLOCK_ROWS;
     float* of_part = parts + (size_t)blockIdx.z * (UNITS + INPUTS) * GATES * UNITS;
 #pragma unroll
     for (int fragment = 0; fragment < WARP_FRAGMENTS; fragment++)
@@ -136,7 +140,7 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
         for (int side = 0; side < 2; side++)
 #pragma unroll
             for (int lower = 0; lower < 2; lower++) {
-                const int row = blockIdx.y * BLOCK_ROWS + (half * WARP_FRAGMENTS + fragment) * 16 + lower * 8 + lane / 4;
+                const int row = row0 + (half * WARP_FRAGMENTS + fragment) * 16 + lower * 8 + lane / 4;
                 const int column = blockIdx.x * GRADIENT_COLUMNS + part * GRADIENT_WARP_COLUMNS + side * 8 + lane % 4 * 2;
                 if (row >= UNITS + INPUTS || column >= GATES * UNITS) continue;
                 float2* to = (float2*)(of_part + (size_t)row * GATES * UNITS + column);

@@ -11,11 +11,11 @@
 // Inputs   parts, d_fold     as persistent_weight_gradient leaves them
 //          head_parts        f32 [tiles][(H+1) · K]
 //          loss, predicted, labels   f32, u32, u32 [B]
-//          step_sizes, turn  f32 [S'], u32 [1], as in adam
+//          step_sizes, turn  f32 [S',M], u32 [1], as in adam
 // In, out  parameters, m, v  f32 [n]; at_… is where a tensor begins in each
 // Outputs  forward_weights, backward_weights   bf16, the places of W_h, see layout.cuh
-//          mean_loss, correct   f32, u32 [S']
-// Launch   grid H + P + ceil((G + (H+1) · K) / 256) + 1, block 256
+//          mean_loss, correct   f32, u32 [S',M]
+// Launch   grid (H + P + ceil((G + (H+1) · K) / 256) + 1, M), block 256
 // Shared   4 · (INPUTS + 4 · UNITS) + 64 bytes, static
 // Bounds   H <= UNITS, I + 3 <= INPUTS, P >= 1
 // Sums     parts and tiles upwards; rows of d_fold upwards; of columns each lane's upwards, 32 apart, then warp_sum's order
@@ -102,9 +102,15 @@ persistent_update(const float* __restrict__ parts, const float* __restrict__ d_f
                   const float* __restrict__ step_sizes, const u32* __restrict__ turn, float* parameters, float* m, float* v,
                   u16* __restrict__ forward_weights, u16* __restrict__ backward_weights, float* __restrict__ mean_loss,
                   u32* __restrict__ correct, int S, int tiles, int B, int I, int P, int H, int K, int at_input, int at_w_x,
-                  int at_w_h, int at_b, int at_head, float beta1, float rest1, float beta2, float rest2, float epsilon) {
+                  int at_w_h, int at_b, int at_head, int model_size, float beta1, float rest1, float beta2, float rest2,
+                  float epsilon) {
     const int G = GATES * H, J = I + 1;
-    const float step_size = step_sizes[*turn];
+    const size_t model = blockIdx.y, of_turn = *turn * (size_t)gridDim.y + model;
+    parts += model * S * (UNITS + INPUTS) * GATES * UNITS, d_fold += model * J * G, head_parts += model * tiles * (H + 1) * K;
+    loss += model * B, predicted += model * B, labels += model * B;
+    parameters += model * model_size, m += model * model_size, v += model * model_size;
+    forward_weights += model * FORWARD_NUMBERS, backward_weights += model * BACKWARD_NUMBERS;
+    const float step_size = step_sizes[of_turn];
     auto of = [&](int at) {
         return Optimizer{parameters + at, m + at, v + at, step_size, beta1, rest1, beta2, rest2, epsilon};
     };
@@ -114,7 +120,7 @@ persistent_update(const float* __restrict__ parts, const float* __restrict__ d_f
     } else if (block < H + P) {
         update_input(of(at_w_x), of(at_input), d_fold, block - H, J, P, G);
     } else if (block == gridDim.x - 1) {
-        measure(loss, predicted, labels, mean_loss + *turn, correct + *turn, B);
+        measure(loss, predicted, labels, mean_loss + of_turn, correct + of_turn, B);
     } else {
         const int at = (block - H - P) * UPDATE_THREADS + threadIdx.x, head = at - G, size = (H + 1) * K;
         if (at < G) update(of(at_b), at, d_fold[(size_t)I * G + at]);

@@ -58,6 +58,28 @@ impl Chosen {
     }
 }
 
+/// A GPU's engine for as many of the models with these optimizers as can train at the same time.
+#[cfg(feature = "cuda")]
+pub fn side_by_side(
+    args: &DeviceArgs,
+    model: Model,
+    adams: &[Adam],
+    data: Arc<Dataset>,
+    batch: usize,
+) -> Result<CudaEngine<Driver>> {
+    match Chosen::open(args)? {
+        Chosen::Cuda { driver, precision, activations } => {
+            let engine = CudaEngine::with_precision(*driver, model, adams[0], data, precision)?;
+            engine.with_activations(activations).with_models(adams, batch)
+        }
+        Chosen::Cpu { .. } => Err(Error::Device {
+            device: "cuda".into(),
+            found: "the GPU that was there is gone".into(),
+            remedy: "run `fused-lstm doctor`".into(),
+        }),
+    }
+}
+
 /// What fast activations are part of, and what to do without.
 const FAST_ONLY: &str = "only the GPU's kernels in bf16 have them";
 const FAST_REMEDY: &str = "give --device cuda --precision bf16 with it, or leave it out";
@@ -92,6 +114,17 @@ pub fn gpu_precision(precision: Precision) -> Result<()> {
         found: "the CUDA engine has no products of tf32 yet".into(),
         remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
     })
+}
+
+/// How a GPU multiplies and activates, for a command that is about GPUs alone.
+#[cfg(feature = "cuda")]
+pub fn gpu_numbers(args: &DeviceArgs) -> Result<(Precision, Activations)> {
+    let (precision, activations) = (args.precision.into(), args.activations.into());
+    gpu_precision(precision)?;
+    if activations == Activations::Fast && precision != Precision::Bf16 {
+        return Err(Error::usage("--activations fast", FAST_ONLY, FAST_REMEDY));
+    }
+    Ok((precision, activations))
 }
 
 /// The number of the GPU, for a command that is about GPUs alone: what it `does` and, for who asks for the processor, what

@@ -2,8 +2,7 @@
 
 use super::device;
 use crate::cli::ProfileArgs;
-use fused_lstm::precision::Precision;
-use fused_lstm::{Error, Result};
+use fused_lstm::Result;
 
 /// Runs the command.
 pub fn run(args: &ProfileArgs) -> Result<()> {
@@ -12,15 +11,6 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
         "profile times the kernels of a GPU",
         "`fused-lstm bench step` and `cargo bench` time the CPU engine",
     )?;
-    let precision = Precision::from(args.device.precision);
-    if precision != Precision::F32 {
-        let remedy = format!("leave it out; `fused-lstm bench step --precision {precision}` times whole iterations");
-        return Err(Error::usage(
-            format!("--precision {precision}"),
-            "profile knows the f32 kernels' work only",
-            remedy,
-        ));
-    }
     on_gpu(args, ordinal)
 }
 
@@ -44,6 +34,7 @@ mod with_cuda {
     use fused_lstm::cuda::device::Device as _;
     use fused_lstm::cuda::profile::{self, Ceilings, Job, Profile, REPLAYED_AT_ONCE, Row};
     use fused_lstm::cuda::profiled::Profiled;
+    use fused_lstm::precision::Precision;
     use serde_json::json;
     use std::time::Duration;
 
@@ -59,12 +50,13 @@ mod with_cuda {
     const SHARE: usize = 8;
 
     pub fn on_gpu(args: &ProfileArgs, ordinal: usize) -> Result<()> {
+        let (precision, activations) = device::gpu_numbers(&args.device)?;
         let (model, data) = bench::prepare(&args.sizes)?;
         let driver = device::open_gpu(ordinal, &args.device)?;
         let (copied, product) = room(driver.free_bytes()?);
         let ceilings = profile::ceilings(&*driver, copied, product)?;
         let name = driver.name();
-        let job = Job { model, data, batch: args.sizes.batch_size, each: EACH };
+        let job = Job { model, data, batch: args.sizes.batch_size, precision, activations, each: EACH };
         let profile = profile::profile(Profiled::running_ahead(*driver)?, &job)?;
         if args.json { json(args, &name, &ceilings, &profile) } else { text(args, &name, &ceilings, &profile) }
     }
@@ -111,7 +103,8 @@ mod with_cuda {
         let result = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "device": device,
-            "dtype": "fp32",
+            "dtype": if profile.precision == Precision::F32 { "fp32".into() } else { profile.precision.to_string() },
+            "plan": profile.plan,
             "B": sizes.batch_size, "T": sizes.steps_per_sequence, "I": sizes.inputs, "H": sizes.hidden,
             "kernels": profile.rows.iter().map(row).collect::<Vec<_>>(),
             "launches_ms": profile.launches_milliseconds,
@@ -125,8 +118,11 @@ mod with_cuda {
     fn text(args: &ProfileArgs, device: &str, ceilings: &Ceilings, profile: &Profile) -> Result<()> {
         let sizes = &args.sizes;
         let (t, i, h) = (sizes.steps_per_sequence, sizes.inputs, sizes.hidden);
-        line(&format!("profile: B {}, T {t}, I {i}, H {h}, f32; {device}\n", sizes.batch_size))?;
-        line("kernel              launches         us   share         bytes  of copy     operations  of product")?;
+        line(&format!("profile: B {}, T {t}, I {i}, H {h}, {}; {device}", sizes.batch_size, profile.precision))?;
+        line(&format!("kernels: {}\n", profile.plan))?;
+        line(
+            "kernel                      launches         us   share         bytes  of copy     operations  of product",
+        )?;
         for row in &profile.rows {
             line(&table_row(row, ceilings, profile))?;
         }
@@ -145,6 +141,11 @@ mod with_cuda {
             ceilings.product,
             ceilings.product
         ))?;
+        if profile.precision != Precision::F32 {
+            line(
+                "            products of the kernels in bf16 go through tensor cores, which that of f32 does not measure",
+            )?;
+        }
         line(
             "\nBytes are what must be read and written once; data that lies in the cache can be faster than the copy, which \
              goes through memory. Time is measured launch by launch, so gaps in a graph are not in it.",
@@ -156,7 +157,7 @@ mod with_cuda {
         let count = |count: Option<u64>| count.map_or("-".into(), thousands);
         let share = |rate: Option<f64>, of: f64| rate.map_or("-".into(), |rate| format!("{:.1} %", 100.0 * rate / of));
         format!(
-            "{:<20}{:>8}{:>11.1}{:>8}{:>14}{:>9}{:>15}{:>12}",
+            "{:<28}{:>8}{:>11.1}{:>8}{:>14}{:>9}{:>15}{:>12}",
             row.kernel,
             row.launches,
             row.milliseconds * 1e3,
@@ -194,6 +195,8 @@ mod with_cuda {
                 Ceilings { bytes_per_second: 1e12, copied_bytes: 1 << 28, operations_per_second: 24e12, product: 4096 };
             let unknown = Row { bytes: None, operations: None, ..row.clone() };
             let profile = Profile {
+                precision: Precision::F32,
+                plan: String::new(),
                 rows: vec![row.clone()],
                 launches_milliseconds: 1.0,
                 replayed_milliseconds: 1.2,

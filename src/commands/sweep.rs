@@ -1,5 +1,7 @@
-//! `fused-lstm sweep`: one training for each combination of seeds and settings, side by side.
+//! `fused-lstm sweep`: one training for each combination of seeds and settings, side by side on threads or in a GPU's launches.
 
+#[cfg(feature = "cuda")]
+use super::device;
 use super::device::Chosen;
 use super::output::{line, percent, thousands};
 use super::progress::Shown;
@@ -7,6 +9,8 @@ use super::train::{config, interrupted, interruptible, steps};
 use crate::cli::{OutputArgs, SettingsArgs, SweepArgs};
 use fused_lstm::config::Config;
 use fused_lstm::cpu::Isa;
+#[cfg(feature = "cuda")]
+use fused_lstm::cuda::side_by_side;
 use fused_lstm::data::{Dataset, Split};
 use fused_lstm::engine::Engine;
 use fused_lstm::progress::Progress;
@@ -31,6 +35,22 @@ struct Run {
     config: Config,
     plan: Plan,
     outcome: Outcome,
+    /// How many trainings there were at the same time on the device, this one included.
+    side_by_side: usize,
+    /// Why there could not be more on a GPU, whatever its memory.
+    alone: Option<String>,
+}
+
+impl Run {
+    /// Keeps how it went.
+    fn end(&mut self, trained: Result<Done>, shared: &Shared<'_>) {
+        self.outcome = match trained {
+            Ok(done) => Outcome::Done(done),
+            Err(Error::Interrupted { .. }) => Outcome::Open,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        shared.progress.update(shared.done.fetch_add(1, Ordering::SeqCst) + 1);
+    }
 }
 
 /// How a training ended, if it began.
@@ -51,22 +71,27 @@ struct Done {
 /// Runs the command.
 pub fn run(args: &SweepArgs) -> Result<()> {
     let progress = Shown::new(args.output.progress, args.output.quiet || args.output.json);
-    let side = Side::open(args)?;
+    let device = Where::open(args)?;
     let data = super::prepared(&args.data, &args.prepare, None, &progress)?;
     let mut runs = runs(args, &data)?;
     prepare(&args.out)?;
     interruptible()?;
     let started = Instant::now();
     progress.begin("training", runs.len() as u64);
-    train_all(&mut runs, &side, &data, &progress);
+    let shared = Shared { data: &data, progress: &progress, done: AtomicU64::new(0) };
+    match &device {
+        Where::Threads { isa, count } => train_on_threads(&mut runs, *isa, *count, &shared),
+        #[cfg(feature = "cuda")]
+        Where::Gpu => train_on_gpu(&mut runs, args, &shared),
+    }
     progress.end();
     let seconds = started.elapsed().as_secs_f64();
-    let report = report(&runs, &data, &side, seconds);
+    let report = report(&runs, &data, &device.name(&runs), seconds);
     write(&args.out, &report)?;
     match args.output {
         OutputArgs { quiet: true, .. } => {}
         OutputArgs { json: true, .. } => line(&report.to_string())?,
-        _ => show(&runs, &args.out, seconds)?,
+        _ => show(&runs, &device.name(&runs), &args.out, seconds)?,
     }
     if interrupted() {
         let done = runs.iter().filter(|run| !matches!(run.outcome, Outcome::Open)).count();
@@ -76,43 +101,46 @@ pub fn run(args: &SweepArgs) -> Result<()> {
     Ok(())
 }
 
-/// What trains side by side.
-struct Side<'a> {
-    args: &'a SweepArgs,
-    /// Trainings at once.
-    workers: usize,
-    /// The processor's instructions, unless a GPU trains.
-    cpu: Option<Isa>,
+/// Where the trainings run.
+enum Where {
+    /// On the processor, a training on each of so many threads.
+    Threads { isa: Isa, count: usize },
+    /// On a GPU, those of one size side by side.
+    #[cfg(feature = "cuda")]
+    Gpu,
 }
 
-impl<'a> Side<'a> {
-    /// On the processor a training for each thread; on a GPU one after the other.
-    fn open(args: &'a SweepArgs) -> Result<Self> {
+impl Where {
+    fn open(args: &SweepArgs) -> Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(match Chosen::open(&args.device)? {
-            Chosen::Cpu { threads: 0, isa } => Self { args, workers: cores(), cpu: Some(isa) },
-            Chosen::Cpu { threads, isa } => Self { args, workers: threads, cpu: Some(isa) },
+            Chosen::Cpu { threads: 0, isa } => Self::Threads { isa, count: cores() },
+            Chosen::Cpu { threads, isa } => Self::Threads { isa, count: threads },
             #[cfg(feature = "cuda")]
-            Chosen::Cuda { .. } => Self { args, workers: 1, cpu: None },
+            Chosen::Cuda { .. } => Self::Gpu,
         })
     }
 
-    /// The engine of one training.
-    fn engine(&self, config: &Config, data: &Arc<Dataset>) -> Result<Box<dyn Engine>> {
-        let one = match self.cpu {
-            Some(isa) => Chosen::Cpu { threads: 1, isa },
-            None => Chosen::open(&self.args.device)?,
+    fn name(&self, runs: &[Run]) -> String {
+        let why = runs.iter().find_map(|run| run.alone.as_ref()).map_or_else(String::new, |why| format!(" ({why})"));
+        let at_a_time = match runs.iter().map(|run| run.side_by_side).max() {
+            None | Some(1) => format!("one training at a time{why}"),
+            Some(count) => format!("up to {count} trainings at a time"),
         };
-        one.engine(config.model, config.adam, data.clone())
-    }
-
-    fn name(&self) -> String {
-        match (self.cpu, self.workers) {
-            (None, _) => "GPU, one training after the other".into(),
-            (Some(isa), 1) => format!("cpu, {}, one training at a time", isa.name()),
-            (Some(isa), workers) => format!("cpu, {}, {workers} trainings at a time", isa.name()),
+        match self {
+            Self::Threads { isa, .. } => format!("cpu, {}, {at_a_time}", isa.name()),
+            #[cfg(feature = "cuda")]
+            Self::Gpu => format!("GPU, {at_a_time}"),
         }
     }
+}
+
+/// What all trainings have in common while they run.
+struct Shared<'a> {
+    data: &'a Arc<Dataset>,
+    progress: &'a Shown,
+    /// Trainings that have ended.
+    done: AtomicU64,
 }
 
 /// Every combination of the flags' values, checked: a wrong one is told before anything is trained.
@@ -138,7 +166,7 @@ fn runs(args: &SweepArgs, data: &Dataset) -> Result<Vec<Run>> {
                     let flags = SettingsArgs { hidden, batch_size, lr, seed, ..common(args) };
                     let config = config(&flags, None, data)?;
                     let plan = Plan::new(steps(&flags, &config, 0)?);
-                    runs.push(Run { config, plan, outcome: Outcome::Open });
+                    runs.push(Run { config, plan, outcome: Outcome::Open, side_by_side: 1, alone: None });
                 }
             }
         }
@@ -164,36 +192,65 @@ fn common(args: &SweepArgs) -> SettingsArgs {
     }
 }
 
-/// Trains all, each on one of the workers, which take the next one as they get free. What a training gives does not depend
-/// on the worker or on what else is trained.
-fn train_all(runs: &mut [Run], side: &Side<'_>, data: &Arc<Dataset>, progress: &Shown) {
-    let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+/// Trains all, each on one of the threads, which take the next one as they get free. What a training gives does not depend on the
+/// thread or on what else is trained.
+fn train_on_threads(runs: &mut [Run], isa: Isa, threads: usize, shared: &Shared<'_>) {
+    let threads = threads.min(runs.len());
+    let next = AtomicUsize::new(0);
     let places: Vec<Mutex<&mut Run>> = runs.iter_mut().map(Mutex::new).collect();
     let work = || {
         while let Some(place) = places.get(next.fetch_add(1, Ordering::SeqCst)).filter(|_| !interrupted()) {
             let mut run = place.lock().unwrap_or_else(PoisonError::into_inner);
-            run.outcome = match train_one(&run.config, &run.plan, side, data) {
-                Ok(done) => Outcome::Done(done),
-                Err(Error::Interrupted { .. }) => Outcome::Open,
-                Err(error) => Outcome::Failed(error.to_string()),
-            };
-            progress.update(done.fetch_add(1, Ordering::SeqCst) + 1);
+            run.side_by_side = threads;
+            let Config { model, adam, .. } = run.config;
+            let engine = Chosen::Cpu { threads: 1, isa }.engine(model, adam, shared.data.clone());
+            let trained = engine.and_then(|mut engine| train(engine.as_mut(), &run.config, &run.plan, shared.data));
+            run.end(trained, shared);
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..side.workers.min(places.len()) {
+        for _ in 1..threads {
             scope.spawn(work);
         }
         work();
     });
 }
 
-fn train_one(config: &Config, plan: &Plan, side: &Side<'_>, data: &Arc<Dataset>) -> Result<Done> {
-    let mut engine = side.engine(config, data)?;
+/// Trains all, those of one size side by side, as many at once as the GPU has room for.
+#[cfg(feature = "cuda")]
+fn train_on_gpu(runs: &mut [Run], args: &SweepArgs, shared: &Shared<'_>) {
+    let size = |run: &Run| (run.config.model, run.config.batch_size);
+    for mut rest in runs.chunk_by_mut(|a, b| size(a) == size(b)) {
+        while !rest.is_empty() && !interrupted() {
+            let adams: Vec<_> = rest.iter().map(|run| run.config.adam).collect();
+            let (model, batch) = size(&rest[0]);
+            let (now, later);
+            match device::side_by_side(&args.device, model, &adams, shared.data.clone(), batch) {
+                Ok(mut engine) => {
+                    (now, later) = rest.split_at_mut(engine.models());
+                    let (count, alone) = (engine.models(), engine.alone());
+                    let work = |run: &mut Run, engine: &mut dyn Engine| {
+                        (run.side_by_side, run.alone) = (count, alone.clone());
+                        run.end(train(engine, &run.config, &run.plan, shared.data), shared);
+                    };
+                    let trainings = now.iter_mut().map(|run| |engine: &mut dyn Engine| work(run, engine));
+                    side_by_side::train(&mut engine, trainings.collect());
+                }
+                Err(error) => {
+                    (now, later) = rest.split_at_mut(1);
+                    now[0].end(Err(error), shared);
+                }
+            }
+            rest = later;
+        }
+    }
+}
+
+fn train(engine: &mut dyn Engine, config: &Config, plan: &Plan, data: &Dataset) -> Result<Done> {
     engine.set_state(&config.initial_state())?;
-    let summary = train::train(engine.as_mut(), data, config, plan, &mut Silent)?;
-    let validation = train::evaluate(engine.as_mut(), data, Split::Validation)?;
-    let test = train::evaluate(engine.as_mut(), data, Split::Test)?;
+    let summary = train::train(engine, data, config, plan, &mut Silent)?;
+    let validation = train::evaluate(engine, data, Split::Validation)?;
+    let test = train::evaluate(engine, data, Split::Test)?;
     Ok(Done { validation, test, summary })
 }
 
@@ -213,7 +270,7 @@ impl Observer for Silent {
 }
 
 /// Everything that the sweep found, as JSON.
-fn report(runs: &[Run], data: &Dataset, side: &Side<'_>, seconds: f64) -> Value {
+fn report(runs: &[Run], data: &Dataset, device: &str, seconds: f64) -> Value {
     let run = |run: &Run| {
         let Config { model, adam, seed, batch_size, .. } = &run.config;
         let mut fields = json!({
@@ -222,12 +279,16 @@ fn report(runs: &[Run], data: &Dataset, side: &Side<'_>, seconds: f64) -> Value 
             "hidden": model.dims.h,
             "batch_size": batch_size,
             "steps": run.plan.steps,
+            "side_by_side": run.side_by_side,
             "outcome": match &run.outcome {
                 Outcome::Open => "open",
                 Outcome::Done(_) => "done",
                 Outcome::Failed(_) => "failed",
             },
         });
+        if let Some(why) = &run.alone {
+            fields["alone"] = json!(why);
+        }
         match &run.outcome {
             Outcome::Open => {}
             Outcome::Failed(error) => fields["error"] = json!(error),
@@ -246,7 +307,7 @@ fn report(runs: &[Run], data: &Dataset, side: &Side<'_>, seconds: f64) -> Value 
         "version": env!("CARGO_PKG_VERSION"),
         "data": data.name,
         "data_description": data.description,
-        "device": side.name(),
+        "device": device,
         "seconds": seconds,
         "runs": runs.iter().map(run).collect::<Vec<_>>(),
     })
@@ -268,7 +329,7 @@ fn write(path: &Path, report: &Value) -> Result<()> {
 }
 
 /// The table, the best first, and what the seeds of a setting come to together.
-fn show(runs: &[Run], out: &Path, seconds: f64) -> Result<()> {
+fn show(runs: &[Run], device: &str, out: &Path, seconds: f64) -> Result<()> {
     let done = |run: &Run| match &run.outcome {
         Outcome::Done(done) => Some(done.validation.accuracy),
         _ => None,
@@ -284,7 +345,8 @@ fn show(runs: &[Run], out: &Path, seconds: f64) -> Result<()> {
         line(&row(run))?;
     }
     summaries(runs)?;
-    line(&format!("\n{} trainings in {seconds:.1} s; all of it is in {}", thousands(runs.len() as u64), out.display()))
+    let count = thousands(runs.len() as u64);
+    line(&format!("\n{count} trainings in {seconds:.1} s on {device}; all of it is in {}", out.display()))
 }
 
 fn row(run: &Run) -> String {

@@ -6,12 +6,16 @@
 //! **Operations**: of f32 numbers, as the kernel's text has them: an addition, multiplication, division, comparison, root,
 //! exponential, logarithm or tanh is one, a fused multiply-add two, a sigmoid three (exponential, addition, division). Whole
 //! numbers and what a warp adds up among its lanes are not counted.
+//!
+//! The persistent kernels move padded tensors, as they lie; of operations, those of the padding are not counted. Each formula is of
+//! one model, and a launch of several does it for each.
 
 use super::device::{Arg, Launch};
 use super::tiles::COLUMN_SUM_GROUPS;
+use super::variant::{self, TILE_ROWS};
 use crate::shape::GATES;
 use std::iter::Sum;
-use std::ops::Add;
+use std::ops::{Add, Mul};
 
 /// Bytes and operations, as this module counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,14 @@ impl Add for Cost {
 
     fn add(self, other: Self) -> Self {
         Self { bytes: self.bytes + other.bytes, operations: self.operations + other.operations }
+    }
+}
+
+impl Mul<Cost> for u64 {
+    type Output = Cost;
+
+    fn mul(self, Cost { bytes, operations }: Cost) -> Cost {
+        Cost { bytes: self * bytes, operations: self * operations }
     }
 }
 
@@ -95,6 +107,14 @@ pub fn cost(launch: &Launch<'_>) -> Option<Cost> {
         "softmax_xent" => softmax_xent(args),
         "softmax" => softmax(args),
         "batch_metrics" => batch_metrics(args),
+        "persistent_lstm" => persistent_lstm(args),
+        "persistent_forward" => persistent_forward(args),
+        "persistent_pack" => persistent_pack(args),
+        "persistent_fold" => persistent_fold(args),
+        "persistent_unpack" => persistent_unpack(args),
+        "persistent_weight_gradient" => persistent_weight_gradient(args),
+        "persistent_sum" => persistent_sum(args),
+        "persistent_update" => persistent_update(args),
         _ => return None,
     })
 }
@@ -214,6 +234,114 @@ fn batch_metrics(args: &Args<'_>) -> Cost {
     numbers(3 * b + 3, b + 1)
 }
 
+/// Bytes of a bf16 or f16.
+const NARROW: u64 = 2;
+/// Rows of a tile.
+const ROWS: u64 = TILE_ROWS as u64;
+
+/// Units and inputs as the persistent kernels pad them.
+fn padded(h: u64, i: u64) -> [u64; 2] {
+    variant::padded(h as usize, i as usize).map(|size| size as u64)
+}
+
+fn narrow(count: u64) -> Cost {
+    Cost { bytes: NARROW * count, operations: 0 }
+}
+
+/// Sequences of `b` rows out of a data set that is bytes or floats, their row numbers, labels and the turn.
+fn batch(args: &Args<'_>, bytes: usize, b: u64, numbers_of_row: u64) -> Cost {
+    let width = if args.given(bytes) == 1 { 1 } else { NUMBER };
+    Cost { bytes: b * numbers_of_row * width, operations: 0 } + numbers(2 * b + 1, 0)
+}
+
+/// Forward through all steps, the head and the loss, as the persistent kernels compute them: products with [x, bias parts, h], a cell
+/// 15 operations (three sigmoids of 3, two tanh, c 3, h 1), then as in [`softmax_xent`].
+fn forward_operations(b: u64, t: u64, i: u64, h: u64, k: u64) -> u64 {
+    let cells = b * t * h;
+    2 * cells * G * (i + 3 + h) + 15 * cells + 2 * b * k * h + b * k + 9 * b * k + 3 * b
+}
+
+/// Reads both weights, the head and the batch; writes hx, da, logits, three numbers for each row and the head's gradient in parts; the
+/// saved gates and cells, 12 bytes a cell, are written and read. Backward a cell takes 22 operations, 15 for its factors and 7 for
+/// its gradients, beside the products; the first step has none.
+fn persistent_lstm(args: &Args<'_>) -> Cost {
+    let (b, t, i, h, k) = (args.size(20), args.size(21), args.size(22), args.size(23), args.size(24));
+    let ([units, inputs], tiles) = (padded(h, i), b.div_ceil(ROWS));
+    let weights = narrow((2 * units + inputs) * G * units) + numbers((h + 1) * k, 0);
+    let hx = narrow(tiles * ROWS * (t * (units + inputs) + units));
+    let da = narrow(tiles * ROWS * t * G * units);
+    let saved = narrow(2 * tiles * ROWS * t * (G + 2) * units);
+    let head = numbers(b * k + 3 * b + tiles * (h + 1) * k, 2 * b * (h + 1) * k);
+    let last = numbers(2 * args.given(18) * b * h, 0);
+    let cells = b * t * h;
+    let backward = 2 * b * (t - 1) * G * h * h + 22 * cells + 2 * b * h * k;
+    let operations = Cost { bytes: 0, operations: forward_operations(b, t, i, h, k) + backward };
+    u64::from(args.grid[1]) * (weights + batch(args, 4, b, t * i) + hx + da + saved + head + last + operations)
+}
+
+/// Reads forward weights, the head and the batch; x is written and read; writes logits, losses and classes.
+fn persistent_forward(args: &Args<'_>) -> Cost {
+    let (b, t, i, h, k) = (args.size(12), args.size(13), args.size(14), args.size(15), args.size(16));
+    let ([units, inputs], tiles) = (padded(h, i), b.div_ceil(ROWS));
+    let weights = narrow((units + inputs) * G * units) + numbers((h + 1) * k, 0);
+    let operations = forward_operations(b, t, i, h, k) - 5 * b * k;
+    let results = numbers(b * k + 2 * b, operations);
+    weights + batch(args, 3, b, t * i) + narrow(2 * tiles * ROWS * t * inputs) + results
+}
+
+/// Reads W_h, writes it as operands.
+fn persistent_pack(args: &Args<'_>) -> Cost {
+    let h = args.size(3);
+    let [units, _] = padded(h, 0);
+    u64::from(args.grid[1]) * (numbers(G * h * h, 0) + narrow((1 + args.given(2)) * G * units * units))
+}
+
+/// Reads the input layer, W_x and the bias, and the turn if it is given, which it writes; writes operands. Beside the product, the sum
+/// of its four chains is 3 operations, the scale 1 for each input, and a bias 5.
+fn persistent_fold(args: &Args<'_>) -> Cost {
+    let (i, p, h, j) = (args.size(5), args.size(6), args.size(7), args.size(5) + 1);
+    let ([units, inputs], g) = (padded(h, i), G * h);
+    let read = numbers(j * p + p * g + g, 2 * j * p * g + 3 * j * g + i * g + 5 * g);
+    u64::from(args.grid[1]) * (read + narrow(inputs * G * units)) + numbers(2 * args.given(3), 0)
+}
+
+/// Reads da, writes it in f32.
+fn persistent_unpack(args: &Args<'_>) -> Cost {
+    let (b, t, g) = (args.size(2), args.size(3), G * args.size(4));
+    narrow(b * t * g) + numbers(b * t * g, 0)
+}
+
+/// Reads hx and da, writes all parts and a count for each column of blocks; reads the parts of x and the bias again and writes their sum,
+/// of x with its scale.
+fn persistent_weight_gradient(args: &Args<'_>) -> Cost {
+    let (tiles, i, h) = (args.size(5), args.size(7), args.size(8));
+    let ([units, inputs], g, parts) = (padded(h, i), G * h, u64::from(args.grid[2]));
+    let rows = units + inputs;
+    let models = u64::from(args.grid[1]) / variant::gradient_row_blocks(rows as usize) as u64;
+    let operands = narrow(tiles * ROWS * (rows + G * units));
+    let product = numbers(parts * rows * G * units, 2 * tiles * ROWS * (h + i + 1) * g);
+    let sums = numbers((parts + 1) * (i + 1) * g, parts * (i + 1) * g + i * g);
+    models * (operands + product + sums + numbers(2 * u64::from(args.grid[0]), 0))
+}
+
+/// Reads the parts of W_h's gradient, writes their sum.
+fn persistent_sum(args: &Args<'_>) -> Cost {
+    let (parts, h) = (args.size(2), args.size(3));
+    numbers((parts + 1) * G * h * h, parts * G * h * h)
+}
+
+/// Reads the parts of W_h's and of the head's gradients, d_fold, loss, class and label of each row, step size and turn, and parameters,
+/// m and v, which it writes; writes W_h as operands, and two numbers. Operations are those of the sums, of two products with d_fold,
+/// of [`adam`] and of [`batch_metrics`].
+fn persistent_update(args: &Args<'_>) -> Cost {
+    let (parts, tiles, b, i) = (args.size(15), args.size(16), args.size(17), args.size(18));
+    let (p, h, k, n) = (args.size(19), args.size(20), args.size(21), args.size(27));
+    let (g, j, head) = (G * h, i + 1, (h + 1) * k);
+    let sums = numbers(parts * h * g + j * g + tiles * head, parts * h * g + tiles * head + 4 * j * p * g);
+    let updates = numbers(6 * n + 3 * b + 4, 12 * n + b + 1);
+    u64::from(args.grid[1]) * (sums + updates + narrow(2 * h * g))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,10 +411,56 @@ mod tests {
         assert_eq!(of("batch_metrics", one, &args(6, &[], &[9])), (4 * 30, 10));
     }
 
+    /// Likewise: B 9, so two tiles, T 2, I 3, H 5, K 6, so padded 16 units and 16 inputs, G 20 and padded 64.
+    #[test]
+    fn costs_of_the_persistent_kernels_are_those_counted_by_hand() {
+        let lstm =
+            |models, null: &[usize]| of("persistent_lstm", [2, models, 1], &args(20, null, &[9, 2, 3, 5, 6, 1000]));
+        // Weights 32 and 16 rows of 64 columns, head 36; 9 rows of 6 bytes, row numbers, labels, turn; hx of 16 rows: 2 steps of 32
+        // and one of 16; da; gates and cells, written and read; logits, loss, class, label, and the head's parts.
+        let bytes = 2 * (48 * 64)
+            + 4 * 36
+            + 9 * 6
+            + 4 * 19
+            + 2 * 16 * (2 * 32 + 16)
+            + 2 * 16 * 2 * 64
+            + 2 * 2 * 16 * 2 * 6 * 16
+            + 4 * (54 + 27 + 2 * 36);
+        // 90 cells: products with 3 inputs, 3 bias parts, 5 units; head and loss of 54 logits. Back: one step's product; 22 for each
+        // cell; dW_out and db_out, dh_T.
+        let forward = 2 * 90 * 4 * 11 + 15 * 90 + 2 * 54 * 5 + 54 + 9 * 54 + 27;
+        let backward = 2 * 9 * 20 * 5 + 22 * 90 + 2 * 9 * 36 + 2 * 9 * 30;
+        assert_eq!(lstm(1, &[5, 18, 19]), (bytes, forward + backward));
+        assert_eq!(lstm(3, &[5, 18, 19]), (3 * bytes, 3 * (forward + backward)));
+        // Numbers in place of bytes; h_T and c_T.
+        assert_eq!(lstm(1, &[4]).0, bytes + 9 * 6 * 3 + 4 * 2 * 45);
+        let scoring = of("persistent_forward", [2, 1, 1], &args(12, &[4], &[9, 2, 3, 5, 6]));
+        let bytes = 2 * 32 * 64 + 4 * 36 + 9 * 6 + 4 * 19 + 2 * 2 * 16 * 2 * 16 + 4 * (54 + 18);
+        assert_eq!(scoring, (bytes, forward - 5 * 54));
+        assert_eq!(of("persistent_pack", [4, 2, 1], &args(3, &[], &[5, 1000])), (2 * (4 * 100 + 2 * 2 * 16 * 64), 0));
+        assert_eq!(of("persistent_pack", [4, 1, 1], &args(3, &[2], &[5, 1000])), (4 * 100 + 2 * 16 * 64, 0));
+        // P 4, J 4.
+        let mut fold = args(4, &[], &[]);
+        fold.extend([GIVEN].into_iter().chain([3, 4, 5, 1000].map(Arg::I32)));
+        let operations = 2 * 4 * 4 * 20 + 3 * 80 + 60 + 100;
+        assert_eq!(of("persistent_fold", [8, 1, 1], &fold), (4 * (16 + 80 + 20 + 2) + 2 * 16 * 64, operations));
+        assert_eq!(of("persistent_unpack", [1; 3], &args(2, &[], &[9, 2, 5])), (6 * 9 * 2 * 20, 0));
+        // 4 tiles of two steps; S 3. 2 models, of one block of rows each.
+        let gradient = of("persistent_weight_gradient", [1, 2, 3], &args(5, &[], &[4, 6, 3, 5]));
+        let bytes = 2 * 32 * (32 + 64) + 4 * 3 * 32 * 64 + 4 * 4 * 4 * 20 + 8;
+        assert_eq!(gradient, (2 * bytes, 2 * (2 * 32 * 9 * 20 + 3 * 80 + 60)));
+        assert_eq!(of("persistent_sum", [1; 3], &args(2, &[], &[3, 5])), (4 * 4 * 100, 300));
+        // S 3, 2 tiles, B 9, I 3, P 4, H 5, K 6, five places, n 1000.
+        let update = of("persistent_update", [9, 1, 1], &args(15, &[], &[3, 2, 9, 3, 4, 5, 6, 0, 0, 0, 0, 0, 1000]));
+        let bytes = 4 * (300 + 80 + 72 + 6000 + 27 + 4) + 2 * 200;
+        assert_eq!(update, (bytes, 300 + 72 + 4 * 4 * 4 * 20 + 12_000 + 10));
+    }
+
     #[test]
     fn every_kernel_has_a_formula() {
         let file = include_str!("cost.rs");
-        for kernel in sources::names().into_iter().chain(sources::sequence_names()) {
+        let specialized = [sources::persistent_names(), sources::sequence_names()].concat();
+        for kernel in sources::names().into_iter().chain(specialized) {
             assert!(file.contains(&format!("\"{kernel}\" ")), "no formula for {kernel} in src/cuda/cost.rs");
         }
         let launch = Launch { kernel: "no such", grid: [1; 3], block: [1; 3], cluster: [1; 3], shared: 0, args: &[] };

@@ -6,8 +6,10 @@
 use super::specialized::Specialized;
 use crate::error::Result;
 use bytemuck::Pod;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,12 +98,12 @@ pub trait Device {
     /// If the device fails.
     fn upload(&self, memory: &mut Self::Memory, offset: usize, bytes: &[u8]) -> Result<()>;
 
-    /// Sets the first `bytes` of `memory` to zero.
+    /// Sets `bytes` to zero, `offset` bytes after the start of `memory`.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    fn zero(&self, memory: &mut Self::Memory, bytes: usize) -> Result<()>;
+    fn zero(&self, memory: &mut Self::Memory, offset: usize, bytes: usize) -> Result<()>;
 
     /// Waits for all work, then copies bytes from the device.
     ///
@@ -154,7 +156,10 @@ pub trait Device {
 
 /// `len` values on a device.
 pub struct Buffer<D: Device, T> {
-    memory: D::Memory,
+    /// Shared by the buffers that were made of one.
+    memory: Rc<RefCell<D::Memory>>,
+    /// Bytes from the start of that memory.
+    offset: usize,
     address: u64,
     len: usize,
     values: PhantomData<T>,
@@ -169,7 +174,30 @@ impl<D: Device, T: Pod> Buffer<D, T> {
     pub fn new(device: &D, name: &'static str, len: usize) -> Result<Self> {
         let memory = device.allocate(name, len * size_of::<T>())?;
         let address = device.address(&memory);
-        Ok(Self { memory, address, len, values: PhantomData })
+        Ok(Self { memory: Rc::new(RefCell::new(memory)), offset: 0, address, len, values: PhantomData })
+    }
+
+    /// The same memory as `count` buffers of one length, one after the other.
+    ///
+    /// # Panics
+    ///
+    /// If the values cannot be shared out evenly.
+    pub fn split(self, count: usize) -> Vec<Self> {
+        assert!(count > 0 && self.len.is_multiple_of(count), "{} values in {count} parts", self.len);
+        let (len, bytes) = (self.len / count, self.len / count * size_of::<T>());
+        let part = |n: usize| Self {
+            memory: self.memory.clone(),
+            offset: self.offset + n * bytes,
+            address: self.address + (n * bytes) as u64,
+            len,
+            values: PhantomData,
+        };
+        (0..count).map(part).collect()
+    }
+
+    /// Whether this buffer begins where the other one, split from the same, ends.
+    pub fn follows(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.memory, &other.memory) && self.offset == other.offset + other.len * size_of::<T>()
     }
 
     /// A copy of `values` on the device.
@@ -194,7 +222,7 @@ impl<D: Device, T: Pod> Buffer<D, T> {
     /// If the buffer has less room.
     pub fn upload(&mut self, device: &D, values: &[T]) -> Result<()> {
         assert!(values.len() <= self.len, "{} values into a buffer of {}", values.len(), self.len);
-        device.upload(&mut self.memory, 0, bytemuck::cast_slice(values))
+        device.upload(&mut self.memory.borrow_mut(), self.offset, bytemuck::cast_slice(values))
     }
 
     /// Sets the first `len` values to zero.
@@ -208,7 +236,7 @@ impl<D: Device, T: Pod> Buffer<D, T> {
     /// If the buffer has fewer.
     pub fn zero(&mut self, device: &D, len: usize) -> Result<()> {
         assert!(len <= self.len, "{len} values of a buffer of {}", self.len);
-        device.zero(&mut self.memory, len * size_of::<T>())
+        device.zero(&mut self.memory.borrow_mut(), self.offset, len * size_of::<T>())
     }
 
     /// The first `len` values, once all work is done.
@@ -236,7 +264,8 @@ impl<D: Device, T: Pod> Buffer<D, T> {
     pub fn download_part(&self, device: &D, range: Range<usize>) -> Result<Vec<T>> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of a buffer of {}", self.len);
         let mut values = vec![T::zeroed(); range.len()];
-        device.download(&self.memory, range.start * size_of::<T>(), bytemuck::cast_slice_mut(&mut values))?;
+        let offset = self.offset + range.start * size_of::<T>();
+        device.download(&self.memory.borrow(), offset, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 

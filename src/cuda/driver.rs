@@ -474,11 +474,11 @@ impl Device for Driver {
         self.stream.memcpy_htod(bytes, &mut place).map_err(|e| self.failed("copy to the GPU", e))
     }
 
-    fn zero(&self, memory: &mut CudaSlice<u8>, bytes: usize) -> Result<()> {
+    fn zero(&self, memory: &mut CudaSlice<u8>, offset: usize, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        let mut place = memory.slice_mut(..bytes);
+        let mut place = memory.slice_mut(offset..offset + bytes);
         self.stream.memset_zeros(&mut place).map_err(|e| self.failed("clear memory", e))
     }
 

@@ -160,8 +160,8 @@ impl Device for Emulated {
         self.memory.borrow_mut().write(memory.address + offset as u64, bytes).map_err(failed)
     }
 
-    fn zero(&self, memory: &mut EmulatedMemory, bytes: usize) -> Result<()> {
-        self.upload(memory, 0, &vec![0; bytes])
+    fn zero(&self, memory: &mut EmulatedMemory, offset: usize, bytes: usize) -> Result<()> {
+        self.upload(memory, offset, &vec![0; bytes])
     }
 
     fn download(&self, memory: &EmulatedMemory, offset: usize, bytes: &mut [u8]) -> Result<()> {

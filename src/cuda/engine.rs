@@ -4,7 +4,10 @@
 //! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
-//! Which kernels train is planned for each size of batch ([`super::plan`]); the same family scores and predicts.
+//! Which kernels train is planned for each size of batch ([`super::plan`]). the same family scores and predicts.
+//!
+//! An engine may hold several models of the same sizes, which train side by side in the same launches
+//! ([`CudaEngine::with_models`]); whatever is asked of an [`Engine`] is then about the one that was chosen.
 
 use super::adam::{self, Update};
 use super::backward::Backward;
@@ -35,6 +38,8 @@ const STEPS_AT_ONCE: usize = 64;
 const SCORE_AT_ONCE: usize = 1024;
 /// Most numbers of the gates of the steps that are scored at a time.
 const MOST_SCORED_GATES: usize = 16 << 20;
+/// Most blocks of a grid along its second axis, along which models lie.
+const MOST_BLOCKS: usize = 65_535;
 /// Sizes and offsets of kernels are counted in 31 bits, tiles included.
 const MOST: usize = (1 << 31) - 256;
 
@@ -43,7 +48,6 @@ pub struct CudaEngine<D: Device> {
     device: D,
     limits: Limits,
     model: Model,
-    adam: Adam,
     precision: Precision,
     activations: Activations,
     /// Instead of the planned one.
@@ -56,12 +60,30 @@ pub struct CudaEngine<D: Device> {
     sequence: Option<Sequence<D>>,
     data: Arc<Dataset>,
     splits: [Option<DeviceSequences<D>>; 3],
-    weights: Weights<D>,
+    /// Of each model, one after the other.
+    weights: Vec<Weights<D>>,
+    /// What else is known of each.
+    trainees: Vec<Trainee>,
+    /// The model that calls are about.
+    chosen: usize,
+    training: Option<Training<D>>,
+    scoring: Option<Scoring<D>>,
+}
+
+/// What is known of a model here.
+#[derive(Clone, Copy)]
+struct Trainee {
+    adam: Adam,
+    /// Steps done.
     step: u64,
     /// Whether the folded weights are those of the parameters.
     folded: bool,
-    training: Option<Training<D>>,
-    scoring: Option<Scoring<D>>,
+}
+
+impl Trainee {
+    fn new(adam: &Adam) -> Self {
+        Self { adam: *adam, step: 0, folded: false }
+    }
 }
 
 /// What a pass forward and backward needs besides the weights.
@@ -81,15 +103,15 @@ enum Work<D: Device> {
 struct Training<D: Device> {
     batch: usize,
     work: Work<D>,
-    /// Batches of the next steps, `[S,B]`.
+    /// Batches of the next steps of the M models, `[S,M,B]`.
     rows: Buffer<D, u32>,
-    /// `[S]`
+    /// `[S,M]`
     step_sizes: Buffer<D, f32>,
     /// Which of the S steps is next, `[1]`.
     turn: Buffer<D, u32>,
-    /// `[S]`
+    /// `[S,M]`
     mean_loss: Buffer<D, f32>,
-    /// `[S]`
+    /// `[S,M]`
     correct: Buffer<D, u32>,
     clip: Option<Clip<D>>,
     /// Whether the weights are packed as they are, where they need to be.
@@ -136,11 +158,17 @@ impl<D: Device> Pass<D> {
 }
 
 impl<D: Device> Work<D> {
-    fn new(device: &D, model: &Model, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
+    fn new(
+        device: &D,
+        model: &Model,
+        batch_and_models: (usize, usize),
+        family: Family,
+        limits: &Limits,
+    ) -> Result<Self> {
         match family {
-            Family::PerStep | Family::Sequence(_) => Ok(Self::Layers(Pass::new(device, model, batch)?)),
+            Family::PerStep | Family::Sequence(_) => Ok(Self::Layers(Pass::new(device, model, batch_and_models.0)?)),
             Family::Persistent(variant) => {
-                Ok(Self::Persistent(Persistent::new(device, model, variant, batch, limits)?))
+                Ok(Self::Persistent(Persistent::new(device, model, variant, batch_and_models, limits)?))
             }
         }
     }
@@ -171,20 +199,29 @@ impl<D: Device> Work<D> {
 }
 
 impl<D: Device> Training<D> {
-    fn new(device: &D, model: Model, adam: &Adam, batch: usize, family: Family, limits: &Limits) -> Result<Self> {
-        let n = model.layout().len();
+    /// For as many models as there are trainees, whose optimizers differ in their learning rates alone.
+    fn new(
+        device: &D,
+        model: Model,
+        trainees: &[Trainee],
+        batch: usize,
+        family: Family,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let (n, models, Trainee { adam, .. }) = (model.layout().len(), trainees.len(), trainees[0]);
+        let steps = STEPS_AT_ONCE * models;
         let clip = |max_norm| {
             let parts = Buffer::new(device, "norm parts", adam::norm_parts(n))?;
             Ok(Clip { max_norm, parts, factor: Buffer::new(device, "clip factor", 1)? })
         };
         Ok(Self {
             batch,
-            work: Work::new(device, &model, batch, family, limits)?,
-            rows: Buffer::new(device, "rows", STEPS_AT_ONCE * batch)?,
-            step_sizes: Buffer::new(device, "step sizes", STEPS_AT_ONCE)?,
+            work: Work::new(device, &model, (batch, models), family, limits)?,
+            rows: Buffer::new(device, "rows", steps * batch)?,
+            step_sizes: Buffer::new(device, "step sizes", steps)?,
             turn: Buffer::new(device, "turn", 1)?,
-            mean_loss: Buffer::new(device, "mean loss", STEPS_AT_ONCE)?,
-            correct: Buffer::new(device, "correct", STEPS_AT_ONCE)?,
+            mean_loss: Buffer::new(device, "mean loss", steps)?,
+            correct: Buffer::new(device, "correct", steps)?,
             clip: adam.grad_clip.map(clip).transpose()?,
             packed: false,
             graph: None,
@@ -195,7 +232,7 @@ impl<D: Device> Training<D> {
     fn iterate(
         &self,
         device: &D,
-        weights: &Weights<D>,
+        weights: &[Weights<D>],
         in_one_launch: Option<&Sequence<D>>,
         sequences: &DeviceSequences<D>,
         adam: &Adam,
@@ -204,6 +241,7 @@ impl<D: Device> Training<D> {
         let rows_and_turn = (self.rows.all(), turn);
         match &self.work {
             Work::Layers(Pass { forward, backward }) => {
+                let [weights] = weights else { unreachable!("these kernels train one model") };
                 prepare_weights(device, weights, in_one_launch)?;
                 forward.run(device, weights, in_one_launch, sequences, rows_and_turn, batch)?;
                 forward.score(device, Some(backward.dlogits()), batch)?;
@@ -219,7 +257,7 @@ impl<D: Device> Training<D> {
                     persistent.update(device, weights, &step)?;
                 } else {
                     persistent.add_gradient(device, weights)?;
-                    self.update(device, weights, adam)?;
+                    self.update(device, &weights[0], adam)?;
                     persistent.pack_recurrent(device, weights)?;
                 }
                 persistent.fold(device, weights, sequences, Some(turn))
@@ -371,32 +409,106 @@ impl<D: Device> CudaEngine<D> {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
             return Err(Error::usage("model sizes", found, "choose smaller ones"));
         }
-        let mut weights = Weights::new(&device, model)?;
-        weights.upload(&device, &State::new(vec![0.0; n]))?;
         let limits = device.limits()?;
         // A precision that no kernels have is refused now, and not when training starts.
         Plan::new(model.dims, 1, precision, &limits)?;
-        let (splits, step, folded) = ([None, None, None], 0, false);
-        let (plan, training, scoring) = (None, None, None);
-        Ok(Self {
+        let mut engine = Self {
             device,
             limits,
             model,
-            adam,
             precision,
             activations: Activations::default(),
             division: None,
-            plan,
+            plan: None,
             loaded: Vec::new(),
             sequence: None,
             data,
-            splits,
-            weights,
-            step,
-            folded,
-            training,
-            scoring,
-        })
+            splits: [None, None, None],
+            weights: Vec::new(),
+            trainees: Vec::new(),
+            chosen: 0,
+            training: None,
+            scoring: None,
+        };
+        engine.hold(vec![Trainee::new(&adam)])?;
+        Ok(engine)
+    }
+
+    /// The same for models that train side by side on batches of that size, one with each of `adams`, or with the first of them: as
+    /// many as the device has room for, and one where it cannot do more at once, of which [`CudaEngine::alone`] tells why. Each
+    /// becomes, to the bit, what it becomes alone. All parameters are zero.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or if they differ in more than their learning rates.
+    pub fn with_models(mut self, adams: &[Adam], batch: usize) -> Result<Self> {
+        let same = |adam: &Adam| Adam { learning_rate: 0.0, ..*adam };
+        assert!(adams.iter().all(|adam| same(adam) == same(&adams[0])), "only learning rates differ");
+        let trainees: Vec<_> = adams.iter().map(Trainee::new).collect();
+        let count = self.most_models(&trainees, batch)?;
+        self.weights.clear();
+        self.hold(trainees[..count].to_vec())?;
+        Ok(self)
+    }
+
+    /// Takes models in, with all parameters zero.
+    fn hold(&mut self, trainees: Vec<Trainee>) -> Result<()> {
+        self.weights = Weights::side_by_side(&self.device, self.model, trainees.len())?;
+        let zeros = State::new(vec![0.0; self.model.layout().len()]);
+        self.weights.iter_mut().try_for_each(|weights| weights.upload(&self.device, &zeros))?;
+        self.trainees = trainees;
+        Ok(())
+    }
+
+    /// How many of the models can train side by side, 1 or more.
+    fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
+        let one = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
+        if !matches!(one, Family::Persistent(_)) || trainees[0].adam.grad_clip.is_some() {
+            self.prepare_plan(batch, 1)?;
+            return Ok(1);
+        }
+        let family = self.prepare_plan(batch, trainees.len())?;
+        let Family::Persistent(variant) = family else { return Ok(1) };
+        let most = trainees.len().min(MOST_BLOCKS / variant.gradient_row_blocks());
+        let room = self.room()?;
+        let fits = |count: usize| -> Result<bool> {
+            let weights = Estimate::of(|estimate| Weights::side_by_side(estimate, self.model, count))?;
+            let training = self.training_bytes(&trainees[..count], batch, family)?;
+            Ok(room.is_none_or(|room| room >= weights + training))
+        };
+        Ok(largest(most, fits)?.max(1))
+    }
+
+    /// How many models the engine holds.
+    pub fn models(&self) -> usize {
+        self.trainees.len()
+    }
+
+    /// Why a model cannot train side by side with others, where that is not for want of memory.
+    pub fn alone(&self) -> Option<String> {
+        match &self.plan {
+            Some(Plan { family: Family::PerStep | Family::Sequence(_), reason }) => Some(reason.clone()),
+            _ if self.trainees[0].adam.grad_clip.is_some() => Some("gradients are clipped".into()),
+            _ => None,
+        }
+    }
+
+    /// Chooses the model that the calls of [`Engine`] are about.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such model.
+    pub fn choose(&mut self, model: usize) {
+        assert!(model < self.models(), "model {model} of {}", self.models());
+        if model != self.chosen {
+            self.chosen = model;
+            self.trainees[model].folded = false;
+            self.forget_scored();
+        }
     }
 
     /// The same with activations of that form in kernels that have it: those in bf16.
@@ -416,9 +528,11 @@ impl<D: Device> CudaEngine<D> {
         self.plan.as_ref()
     }
 
-    /// Plans for batches of that size to be trained, and has the kernels loaded.
-    fn prepare_plan(&mut self, batch: usize) -> Result<Family> {
-        let (dims, limits) = (self.model.dims, &self.limits);
+    /// Plans for batches of that size to be trained, of so many models at once, and has the kernels loaded.
+    fn prepare_plan(&mut self, batch: usize, models: usize) -> Result<Family> {
+        // Models side by side share the multiprocessors.
+        let multiprocessors = (self.limits.multiprocessors / models as u32).max(1);
+        let (dims, limits) = (self.model.dims, &Limits { multiprocessors, ..self.limits });
         let mut plan = Plan::new(dims, batch, self.precision, limits)?.with_activations(self.activations);
         if let Some(division) = self.division {
             plan = plan.with_division(dims, batch, division, limits)?;
@@ -442,7 +556,7 @@ impl<D: Device> CudaEngine<D> {
         self.loaded.push(kernels);
         if let Specialized::Sequence(variant) = kernels {
             self.sequence = Some(Sequence::new(&self.device, self.model.dims, variant)?);
-            self.folded = false;
+            self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
         }
         Ok(plan)
     }
@@ -455,17 +569,26 @@ impl<D: Device> CudaEngine<D> {
     /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
     /// batch, with the same bits.
     fn prepare_beside(&mut self, batch: usize) -> Result<Family> {
-        let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch) };
+        let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
         let planned = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
         Ok(if discriminant(&planned) == discriminant(&family) { family } else { Family::PerStep })
     }
 
-    /// Whatever was made of the parameters is to be made anew.
-    fn forget_weights(&mut self) {
-        self.folded = false;
+    /// What scoring made of parameters is of others now.
+    fn forget_scored(&mut self) {
         if let Some(Scoring { scorer: Scorer::Persistent(inference), .. }) = &mut self.scoring {
             inference.forget_weights();
         }
+    }
+
+    /// Chooses the kernels for batches of that size, and has them loaded.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn choose_kernels(&mut self, batch: usize) -> Result<&Plan> {
+        self.prepare_plan(batch, self.models())?;
+        Ok(self.plan.as_ref().expect("just made"))
     }
 
     /// The device.
@@ -488,12 +611,12 @@ impl<D: Device> CudaEngine<D> {
             return Ok(());
         }
         self.training = None;
-        let family = self.prepare_plan(batch)?;
+        let family = self.prepare_plan(batch, self.models())?;
         self.check_room(batch, family)?;
         self.load(Split::Train)?;
-        let mut training = Training::new(&self.device, self.model, &self.adam, batch, family, &self.limits)?;
+        let mut training = Training::new(&self.device, self.model, &self.trainees, batch, family, &self.limits)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
-        let (device, weights, adam) = (&self.device, &self.weights, &self.adam);
+        let (device, weights, adam) = (&self.device, &self.weights, &self.trainees[0].adam);
         let in_one_launch = self.in_one_launch(family);
         let graph = device.capture(&mut || training.iterate(device, weights, in_one_launch, sequences, adam))?;
         training.graph = Some(graph);
@@ -501,12 +624,12 @@ impl<D: Device> CudaEngine<D> {
         Ok(())
     }
 
-    /// Bytes on the device that training with such batches takes, and scoring on the way and at the end; the model and the
+    /// Bytes on the device that training these models with such batches takes, and scoring on the way and at the end; parameters and
     /// data are not counted.
-    fn training_bytes(&self, batch: usize, family: Family) -> Result<u64> {
+    fn training_bytes(&self, trainees: &[Trainee], batch: usize, family: Family) -> Result<u64> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
-            Training::new(estimate, self.model, &self.adam, batch, family, &self.limits)?;
+            Training::new(estimate, self.model, trainees, batch, family, &self.limits)?;
             Scoring::new(estimate, self.model.dims, at_once, family)
         })
     }
@@ -518,25 +641,27 @@ impl<D: Device> CudaEngine<D> {
         splits.map(|split| gather::bytes(self.data.split(split))).sum()
     }
 
+    /// Bytes that there are for models, training and scoring, where anybody knows.
+    fn room(&self) -> Result<Option<u64>> {
+        let free = self.device.free_bytes()?;
+        // Contexts, code and fragments of memory take their part.
+        Ok(free.map(|free| (free - free / 20).saturating_sub(self.data_bytes())))
+    }
+
     /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
     fn check_room(&self, batch: usize, family: Family) -> Result<()> {
         let Dims { t, i, h, k, .. } = self.model.dims;
         let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
-        let free = self.device.free_bytes()?;
-        // Contexts, code and fragments of memory take their part.
-        let room = free.map(|free| (free - free / 20).saturating_sub(self.data_bytes()));
+        let room = self.room()?;
         let is_counted = |batch: usize| batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
         let fits = |batch: usize| -> Result<bool> {
-            Ok(is_counted(batch) && (room.is_none() || room >= Some(self.training_bytes(batch, family)?)))
+            Ok(is_counted(batch)
+                && (room.is_none() || room >= Some(self.training_bytes(&self.trainees, batch, family)?)))
         };
         if fits(batch)? {
             return Ok(());
         }
-        let (mut good, mut bad) = (0, batch);
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
-        }
+        let good = largest(batch - 1, fits)?;
         let found = match room {
             Some(room) if is_counted(batch) => {
                 let (room, unit) =
@@ -561,17 +686,47 @@ impl<D: Device> CudaEngine<D> {
             self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch, family)?);
         }
         let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::Layers(_), .. }));
-        if is_folding && !self.folded {
-            prepare_weights(&self.device, &self.weights, self.sequence.as_ref())?;
-            self.folded = true;
+        if is_folding && !self.trainees[self.chosen].folded {
+            prepare_weights(&self.device, &self.weights[self.chosen], self.sequence.as_ref())?;
+            self.trainees[self.chosen].folded = true;
         }
         Ok(())
     }
 
-    /// Trains one step for each batch of `rows`, at most [`STEPS_AT_ONCE`].
+    /// Trains every model one step for each `batch` of its rows, all models as many steps. What is the same for each model alone is
+    /// the same here.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many lists of rows as models, or not of one length, or if a row is not there.
+    pub fn train_side_by_side(&mut self, rows: &[&[u32]], batch: usize) -> Result<Vec<Vec<StepMetrics>>> {
+        assert_eq!(rows.len(), self.models(), "rows of each model");
+        let steps = rows[0].len() / batch;
+        assert!(rows.iter().all(|rows| rows.len() / batch == steps), "steps of all models");
+        rows.iter().for_each(|rows| check_rows(rows, self.data.train.len()));
+        self.prepare_training(batch)?;
+        let mut metrics = vec![Vec::with_capacity(steps); rows.len()];
+        for first in (0..steps).step_by(STEPS_AT_ONCE) {
+            let some = first..steps.min(first + STEPS_AT_ONCE);
+            let of_step = |step: usize| rows.iter().flat_map(move |rows| &rows[step * batch..][..batch]);
+            let together: Vec<u32> = some.flat_map(of_step).copied().collect();
+            for step in self.train_some(&together, batch)?.chunks(rows.len()) {
+                metrics.iter_mut().zip(step).for_each(|(metrics, step)| metrics.push(*step));
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// Trains one step for each batch of `rows` `[S,M,B]`, S at most [`STEPS_AT_ONCE`]; gives metrics `[S,M]`.
     fn train_some(&mut self, rows: &[u32], batch: usize) -> Result<Vec<StepMetrics>> {
-        let (steps, first) = (rows.len() / batch, self.step + 1);
-        let step_sizes: Vec<f32> = (0..steps as u64).map(|n| self.adam.step_size(first + n) as f32).collect();
+        let results = rows.len() / batch;
+        let steps = results / self.models();
+        let sizes_of = |n| self.trainees.iter().map(move |one| one.adam.step_size(one.step + 1 + n) as f32);
+        let step_sizes: Vec<f32> = (0..steps as u64).flat_map(sizes_of).collect();
         let (Some(training), device) = (&mut self.training, &self.device) else { unreachable!("prepared before") };
         training.rows.upload(device, rows)?;
         training.step_sizes.upload(device, &step_sizes)?;
@@ -586,10 +741,12 @@ impl<D: Device> CudaEngine<D> {
         for _ in 0..steps {
             device.replay(graph)?;
         }
-        let loss = training.mean_loss.download(device, steps)?;
-        let correct = training.correct.download(device, steps)?;
-        self.step += steps as u64;
-        self.forget_weights();
+        let loss = training.mean_loss.download(device, results)?;
+        let correct = training.correct.download(device, results)?;
+        self.trainees
+            .iter_mut()
+            .for_each(|trainee| (trainee.step, trainee.folded) = (trainee.step + steps as u64, false));
+        self.forget_scored();
         Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
     }
 
@@ -598,7 +755,14 @@ impl<D: Device> CudaEngine<D> {
         scoring.rows.upload(&self.device, rows)?;
         let rows_and_turn = (scoring.rows.first(rows.len()), scoring.turn.all());
         let in_one_launch = self.in_one_launch(scoring.family);
-        scoring.scorer.run(&self.device, &self.weights, in_one_launch, sequences, rows_and_turn, rows.len())
+        scoring.scorer.run(
+            &self.device,
+            &self.weights[self.chosen],
+            in_one_launch,
+            sequences,
+            rows_and_turn,
+            rows.len(),
+        )
     }
 }
 
@@ -613,6 +777,16 @@ fn check_abilities(model: &Model, adam: &Adam, has_lengths: bool) -> Result<()> 
         }
         None => Ok(()),
     }
+}
+
+/// The largest of 1 to `most` that fits, if all that are smaller fit as well; 0 if none does.
+fn largest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let (mut good, mut bad) = (0, most + 1);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        *(if fits(middle)? { &mut good } else { &mut bad }) = middle;
+    }
+    Ok(good)
 }
 
 /// Refuses rows that are not there: a kernel would read whatever lies beside the data.
@@ -645,14 +819,15 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn state(&mut self) -> Result<State> {
-        self.weights.download(&self.device, self.step)
+        self.weights[self.chosen].download(&self.device, self.trainees[self.chosen].step)
     }
 
     fn set_state(&mut self, state: &State) -> Result<()> {
-        assert_eq!(state.parameters.len(), self.weights.parameters.len(), "a state of another model");
-        self.weights.upload(&self.device, state)?;
-        self.step = state.step;
-        self.forget_weights();
+        let (weights, trainee) = (&mut self.weights[self.chosen], &mut self.trainees[self.chosen]);
+        assert_eq!(state.parameters.len(), weights.parameters.len(), "a state of another model");
+        weights.upload(&self.device, state)?;
+        (trainee.step, trainee.folded) = (state.step, false);
+        self.forget_scored();
         if let Some(training) = &mut self.training {
             training.packed = false;
         }
@@ -664,14 +839,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn train_steps(&mut self, rows: &[u32], batch_size: usize) -> Result<Vec<StepMetrics>> {
-        check_rows(rows, self.data.train.len());
-        let rows = &rows[..rows.len() / batch_size * batch_size];
-        self.prepare_training(batch_size)?;
-        let mut metrics = Vec::with_capacity(rows.len() / batch_size);
-        for rows in rows.chunks(STEPS_AT_ONCE * batch_size) {
-            metrics.extend(self.train_some(rows, batch_size)?);
-        }
-        Ok(metrics)
+        Ok(self.train_side_by_side(&[rows], batch_size)?.remove(0))
     }
 
     fn evaluate(&mut self, split: Split, rows: &[u32]) -> Result<Scores> {
@@ -697,7 +865,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
-        check_abilities(&self.model, &self.adam, sequences.lengths().is_some())?;
+        check_abilities(&self.model, &self.trainees[self.chosen].adam, sequences.lengths().is_some())?;
         let k = self.model.dims.k;
         let mut probabilities = Vec::with_capacity(sequences.len() * k);
         for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
@@ -716,7 +884,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
-        check_abilities(&self.model, &self.adam, batch.lengths().is_some())?;
+        check_abilities(&self.model, &self.trainees[self.chosen].adam, batch.lengths().is_some())?;
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
         let family = self.prepare_beside(n)?;
         let device = &self.device;
@@ -725,8 +893,9 @@ impl<D: Device> Engine for CudaEngine<D> {
         let rows = Buffer::from_slice(device, "rows", &rows)?;
         let turn = Buffer::from_slice(device, "turn", &[0u32])?;
         let dx = Buffer::new(device, "dx", n * t * i)?;
-        let work = Work::new(device, &self.model, n, family, &self.limits)?;
-        let (weights, in_one_launch) = (&self.weights, self.in_one_launch(family));
+        let work = Work::new(device, &self.model, (n, 1), family, &self.limits)?;
+        let alone = std::slice::from_ref(&self.weights[self.chosen]);
+        let (weights, in_one_launch) = (&alone[0], self.in_one_launch(family));
         prepare_weights(device, weights, in_one_launch)?;
         let (logits, h_last, c_last) = match &work {
             Work::Layers(Pass { forward, backward }) => {
@@ -741,10 +910,10 @@ impl<D: Device> Engine for CudaEngine<D> {
                 let [h_last, c_last] = ["h_last", "c_last"].map(|name| Buffer::new(device, name, n * h));
                 let (h_last, c_last, da) = (h_last?, c_last?, Buffer::new(device, "da f32", n * t * 4 * h)?);
                 let last = Some((h_last.all(), c_last.all()));
-                persistent.pack(device, weights, &sequences)?;
-                persistent.run(device, weights, &sequences, (rows.all(), turn.all()), last)?;
-                persistent.add_gradient(device, weights)?;
-                persistent.inputs(device, weights, da.all(), dx.all())?;
+                persistent.pack(device, alone, &sequences)?;
+                persistent.run(device, alone, &sequences, (rows.all(), turn.all()), last)?;
+                persistent.add_gradient(device, alone)?;
+                persistent.inputs(device, alone, da.all(), dx.all())?;
                 (persistent.logits(), h_last.download(device, n * h)?, c_last.download(device, n * h)?)
             }
         };

@@ -60,7 +60,7 @@ impl Device for Estimate {
         Ok(())
     }
 
-    fn zero(&self, (): &mut (), _: usize) -> Result<()> {
+    fn zero(&self, (): &mut (), _: usize, _: usize) -> Result<()> {
         Ok(())
     }
 

@@ -89,8 +89,8 @@ impl<D: Device> Inference<D> {
     ) -> Result<()> {
         assert!(rows.len() >= batch && batch <= self.capacity, "a batch is {batch} rows");
         if self.scale != Some(sequences.scale()) {
-            pack_recurrent(device, weights, &self.variant, &self.weights, None)?;
-            fold(device, weights, &self.variant, &self.weights, sequences.scale(), None)?;
+            pack_recurrent(device, (weights, 1), &self.variant, &self.weights, None)?;
+            fold(device, (weights, 1), &self.variant, &self.weights, sequences.scale(), None)?;
             self.scale = Some(sequences.scale());
         }
         let Dims { t, i, h, k, .. } = self.dims;
@@ -115,6 +115,6 @@ impl<D: Device> Inference<D> {
             int(h),
             int(k),
         ];
-        launch_divided(device, "persistent_forward", &self.variant, (batch, k), &args)
+        launch_divided(device, "persistent_forward", &self.variant, (batch, k, 1), &args)
     }
 }

@@ -22,6 +22,7 @@
 //! | [`specialized`] | either of these units, as a device loads it |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
+//! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
 //! | [`micro`] | latencies and rates of a GPU, by kernels of their own |
 //! | [`profiled`], [`profile`] | a device that times every launch; where the time of an iteration goes |
@@ -60,6 +61,7 @@ pub mod program;
 pub mod resources;
 pub mod sequence;
 pub mod sequence_variant;
+pub mod side_by_side;
 pub mod softmax_xent;
 pub mod sources;
 pub mod specialized;

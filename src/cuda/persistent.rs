@@ -24,11 +24,14 @@ use crate::shape::{Dims, Linear};
 /// Most numbers in all parts of the weight gradients together.
 const MOST_NUMBERS: usize = 16 << 20;
 
-/// What a batch of `batch` sequences, B, needs and leaves, besides parameters.
+/// What a batch of `batch` sequences, B, needs and leaves, besides parameters, of each of the models that train side by side, M.
+/// The shapes below are those of one model; each buffer holds all models, one after the other.
 pub struct Persistent<D: Device> {
     dims: Dims,
     variant: Variant,
     batch: usize,
+    /// M
+    models: usize,
     /// Parts of the weight gradients' product, S.
     parts_count: usize,
     /// Operand tiles of the weights, in words of 4 bytes.
@@ -59,7 +62,7 @@ pub struct Persistent<D: Device> {
     counters: Buffer<D, u32>,
     /// Gradient by the folded weights and, as its last row, by the bias, `[J,G]`.
     d_fold: Buffer<D, f32>,
-    /// Gradient of the mean loss, laid out as the flat parameters.
+    /// Gradient of the mean loss, laid out as the flat parameters; only of a model that trains alone.
     gradient: Buffer<D, f32>,
 }
 
@@ -67,52 +70,62 @@ pub struct Persistent<D: Device> {
 pub struct Step<'a> {
     /// The optimizer, whose clipping is not done.
     pub adam: &'a Adam,
-    /// [`Adam::step_size`] of S steps.
+    /// [`Adam::step_size`] of S steps of M models, `[S,M]`.
     pub step_sizes: Part<'a, f32>,
     /// Which of the S steps this is, `[1]`.
     pub turn: Part<'a, u32>,
-    /// `[S]`
+    /// `[S,M]`
     pub mean_loss: Part<'a, f32>,
-    /// `[S]`
+    /// `[S,M]`
     pub correct: Part<'a, u32>,
 }
 
-/// Where the state after the last step goes, h and c `[B,H]` each, if it is wanted.
+/// Where the state after the last step goes, h and c of the first model `[B,H]` each, if it is wanted.
 pub type Last<'a> = Option<(Part<'a, f32>, Part<'a, f32>)>;
 
 impl<D: Device> Persistent<D> {
-    /// Buffers for a batch; the device must have loaded `variant`.
+    /// Buffers for a batch of each of `models`; the device must have loaded `variant`.
     ///
     /// # Errors
     ///
     /// If the device has no more memory.
-    pub fn new(device: &D, model: &Model, variant: Variant, batch: usize, limits: &Limits) -> Result<Self> {
+    pub fn new(
+        device: &D,
+        model: &Model,
+        variant: Variant,
+        (batch, models): (usize, usize),
+        limits: &Limits,
+    ) -> Result<Self> {
         let dims = model.dims;
         let row_tiles = batch.div_ceil(TILE_ROWS);
         let [hx, da] = variant.step_words();
         let saved = row_tiles * dims.t * variant.saved();
         let parts_count = parts_count(&variant, dims.t * row_tiles, limits.multiprocessors as usize);
-        let mut counters = Buffer::new(device, "counters", tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize)?;
+        let columns = tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize;
+        let mut counters = Buffer::new(device, "counters", models * columns)?;
         counters.zero(device, counters.len())?;
+        let f32s = |name, len: usize| Buffer::new(device, name, models * len);
+        let u32s = |name, len: usize| Buffer::new(device, name, models * len);
         Ok(Self {
             dims,
             variant,
             batch,
+            models,
             parts_count,
-            forward_weights: Buffer::new(device, "forward weights", variant.forward_words())?,
-            backward_weights: Buffer::new(device, "backward weights", variant.backward_words())?,
-            hx: Buffer::new(device, "hx", (dims.t + 1) * row_tiles * hx)?,
-            da: Buffer::new(device, "da", dims.t * row_tiles * da)?,
-            saved_gates: Buffer::new(device, "saved gates", saved * 4)?,
-            saved_cells: Buffer::new(device, "saved cells", saved * 2)?,
-            logits: Buffer::new(device, "logits", batch * dims.k)?,
-            loss: Buffer::new(device, "loss", batch)?,
-            predicted: Buffer::new(device, "predicted", batch)?,
-            labels: Buffer::new(device, "batch labels", batch)?,
-            head_parts: Buffer::new(device, "head parts", row_tiles * (dims.h + 1) * dims.k)?,
-            parts: Buffer::new(device, "parts", parts_count * variant.gradient_rows() * variant.gate_rows())?,
+            forward_weights: u32s("forward weights", variant.forward_words())?,
+            backward_weights: u32s("backward weights", variant.backward_words())?,
+            hx: u32s("hx", (dims.t + 1) * row_tiles * hx)?,
+            da: u32s("da", dims.t * row_tiles * da)?,
+            saved_gates: u32s("saved gates", saved * 4)?,
+            saved_cells: u32s("saved cells", saved * 2)?,
+            logits: f32s("logits", batch * dims.k)?,
+            loss: f32s("loss", batch)?,
+            predicted: u32s("predicted", batch)?,
+            labels: u32s("batch labels", batch)?,
+            head_parts: f32s("head parts", row_tiles * (dims.h + 1) * dims.k)?,
+            parts: f32s("parts", parts_count * variant.gradient_rows() * variant.gate_rows())?,
             counters,
-            d_fold: Buffer::new(device, "d_fold", (dims.i + 1) * dims.g())?,
+            d_fold: f32s("d_fold", (dims.i + 1) * dims.g())?,
             gradient: Buffer::new(device, "gradient", model.layout().len())?,
         })
     }
@@ -147,7 +160,7 @@ impl<D: Device> Persistent<D> {
     /// # Errors
     ///
     /// If the device fails.
-    pub fn pack(&self, device: &D, weights: &Weights<D>, sequences: &DeviceSequences<D>) -> Result<()> {
+    pub fn pack(&self, device: &D, weights: &[Weights<D>], sequences: &DeviceSequences<D>) -> Result<()> {
         self.pack_recurrent(device, weights)?;
         self.fold(device, weights, sequences, None)
     }
@@ -160,7 +173,7 @@ impl<D: Device> Persistent<D> {
     pub fn run(
         &self,
         device: &D,
-        weights: &Weights<D>,
+        weights: &[Weights<D>],
         sequences: &DeviceSequences<D>,
         rows_and_turn: (Part<'_, u32>, Part<'_, u32>),
         last: Last<'_>,
@@ -169,12 +182,17 @@ impl<D: Device> Persistent<D> {
         self.weight_gradients(device, sequences.scale())
     }
 
-    /// From the gradient in parts to [`Persistent::gradient`].
+    /// From the gradient in parts to [`Persistent::gradient`], of a model that trains alone.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn add_gradient(&self, device: &D, weights: &Weights<D>) -> Result<()> {
+    ///
+    /// # Panics
+    ///
+    /// If there are more models.
+    pub fn add_gradient(&self, device: &D, weights: &[Weights<D>]) -> Result<()> {
+        let weights = self.only(weights);
         self.recurrent_weights(device, weights)?;
         self.head(device, weights)?;
         self.input_weights(device, weights)
@@ -185,26 +203,27 @@ impl<D: Device> Persistent<D> {
     /// # Errors
     ///
     /// If the device fails.
-    pub fn update(&self, device: &D, weights: &Weights<D>, step: &Step<'_>) -> Result<()> {
-        let (Dims { i, p, h, k, .. }, n) = (self.dims, weights.parameters.len());
+    pub fn update(&self, device: &D, weights: &[Weights<D>], step: &Step<'_>) -> Result<()> {
+        let weights = self.first(weights);
+        let (Dims { i, p, h, k, .. }, n, models) = (self.dims, weights.parameters.len(), self.models);
         let (g, head, ranges) = (self.dims.g(), (h + 1) * k, weights.ranges());
         let Step { adam, step_sizes, turn, mean_loss, correct } = *step;
         let args = [
             self.parts.all().arg(self.parts.len()),
-            self.d_fold.all().arg((i + 1) * g),
-            self.head_parts.all().arg(self.row_tiles() * head),
-            self.loss.all().arg(self.batch),
-            self.predicted.all().arg(self.batch),
-            self.labels.all().arg(self.batch),
-            step_sizes.arg(1),
+            self.d_fold.all().arg(models * (i + 1) * g),
+            self.head_parts.all().arg(models * self.row_tiles() * head),
+            self.loss.all().arg(models * self.batch),
+            self.predicted.all().arg(models * self.batch),
+            self.labels.all().arg(models * self.batch),
+            step_sizes.arg(models),
             turn.arg(1),
             weights.parameters.all().arg(n),
             weights.m.all().arg(n),
             weights.v.all().arg(n),
             self.forward_weights.all().arg(self.forward_weights.len()),
             self.backward_weights.all().arg(self.backward_weights.len()),
-            mean_loss.arg(1),
-            correct.arg(1),
+            mean_loss.arg(models),
+            correct.arg(models),
             int(self.parts_count),
             int(self.row_tiles()),
             int(self.batch),
@@ -217,6 +236,7 @@ impl<D: Device> Persistent<D> {
             int(ranges.cells[0].w_h.start),
             int(ranges.cells[0].b.start),
             int(ranges.output.w.start),
+            int(n),
             Arg::F32(adam.beta1 as f32),
             Arg::F32((1.0 - adam.beta1) as f32),
             Arg::F32(adam.beta2 as f32),
@@ -224,7 +244,7 @@ impl<D: Device> Persistent<D> {
             Arg::F32(adam.epsilon as f32),
         ];
         let blocks = (h + p) as u32 + tiles(g + head, UPDATE_THREADS) + 1;
-        launch(device, "persistent_update", [blocks, 1, 1], UPDATE_THREADS, &args)
+        launch(device, "persistent_update", [blocks, models as u32, 1], UPDATE_THREADS, &args)
     }
 
     /// Recurrent weights as operands.
@@ -232,8 +252,9 @@ impl<D: Device> Persistent<D> {
     /// # Errors
     ///
     /// If the device fails.
-    pub fn pack_recurrent(&self, device: &D, weights: &Weights<D>) -> Result<()> {
-        pack_recurrent(device, weights, &self.variant, &self.forward_weights, Some(&self.backward_weights))
+    pub fn pack_recurrent(&self, device: &D, weights: &[Weights<D>]) -> Result<()> {
+        let (first, backward) = (self.first(weights), Some(&self.backward_weights));
+        pack_recurrent(device, (first, self.models), &self.variant, &self.forward_weights, backward)
     }
 
     /// Input weights, with the input layer folded into them, as operands, of which x's take the scale of bytes. Adds 1 to a
@@ -245,25 +266,26 @@ impl<D: Device> Persistent<D> {
     pub fn fold(
         &self,
         device: &D,
-        weights: &Weights<D>,
+        weights: &[Weights<D>],
         sequences: &DeviceSequences<D>,
         turn: Option<Part<'_, u32>>,
     ) -> Result<()> {
-        fold(device, weights, &self.variant, &self.forward_weights, sequences.scale(), turn)
+        let (first, scale) = (self.first(weights), sequences.scale());
+        fold(device, (first, self.models), &self.variant, &self.forward_weights, scale, turn)
     }
 
     /// All steps forward, the head, and all steps backward.
     fn steps(
         &self,
         device: &D,
-        weights: &Weights<D>,
+        weights: &[Weights<D>],
         sequences: &DeviceSequences<D>,
         (rows, turn): (Part<'_, u32>, Part<'_, u32>),
         last: Last<'_>,
     ) -> Result<()> {
-        let (Dims { t, i, h, k, .. }, batch) = (self.dims, self.batch);
+        let (Dims { t, i, h, k, .. }, batch, weights) = (self.dims, self.batch, self.first(weights));
         let Linear { w: w_out, b: b_out } = weights.tensors().output;
-        assert!(rows.len() >= batch, "a batch is {batch} rows");
+        let all_rows = self.models * batch;
         let [bytes, floats, labels] = sequences.args(t, i);
         let all = |buffer: &Buffer<D, u32>| buffer.all().arg(buffer.len());
         let args = [
@@ -274,17 +296,17 @@ impl<D: Device> Persistent<D> {
             bytes,
             floats,
             labels,
-            rows.arg(batch),
+            rows.arg(all_rows),
             turn.arg(1),
             all(&self.hx),
             all(&self.da),
             all(&self.saved_gates),
             all(&self.saved_cells),
-            self.logits.all().arg(batch * k),
-            self.loss.all().arg(batch),
-            self.predicted.all().arg(batch),
-            self.labels.all().arg(batch),
-            self.head_parts.all().arg(self.row_tiles() * (h + 1) * k),
+            self.logits.all().arg(all_rows * k),
+            self.loss.all().arg(all_rows),
+            self.predicted.all().arg(all_rows),
+            self.labels.all().arg(all_rows),
+            self.head_parts.all().arg(self.models * self.row_tiles() * (h + 1) * k),
             arg_or_null(last.map(|(h_last, _)| h_last), batch * h),
             arg_or_null(last.map(|(_, c_last)| c_last), batch * h),
             int(batch),
@@ -292,8 +314,22 @@ impl<D: Device> Persistent<D> {
             int(i),
             int(h),
             int(k),
+            int(weights.parameters.len()),
         ];
-        launch_divided(device, "persistent_lstm", &self.variant, (batch, k), &args)
+        launch_divided(device, "persistent_lstm", &self.variant, (batch, k, self.models), &args)
+    }
+
+    /// The weights of the first model, which those of the others follow.
+    fn first<'a>(&self, weights: &'a [Weights<D>]) -> &'a Weights<D> {
+        assert_eq!(weights.len(), self.models, "weights of each model");
+        assert!(weights.windows(2).all(|two| two[1].follows(&two[0])), "one after the other");
+        &weights[0]
+    }
+
+    /// The weights of a model that trains alone.
+    fn only<'a>(&self, weights: &'a [Weights<D>]) -> &'a Weights<D> {
+        assert_eq!(self.models, 1, "models that train side by side are updated where their gradients are made");
+        self.first(weights)
     }
 
     fn row_tiles(&self) -> usize {
@@ -307,15 +343,16 @@ impl<D: Device> Persistent<D> {
             self.hx.all().arg(self.hx.len()),
             self.da.all().arg(self.da.len()),
             self.parts.all().arg(self.parts.len()),
-            self.d_fold.all().arg((i + 1) * self.dims.g()),
+            self.d_fold.all().arg(self.models * (i + 1) * self.dims.g()),
             self.counters.all().arg(self.counters.len()),
             int(self.dims.t * self.row_tiles()),
+            int((self.dims.t + 1) * self.row_tiles()),
             int(i),
             int(h),
             Arg::F32(scale),
         ];
-        let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows()) as u32;
-        let grid = [self.counters.len() as u32, rows, self.parts_count as u32];
+        let rows = self.models * variant.gradient_row_blocks();
+        let grid = [(self.counters.len() / self.models) as u32, rows as u32, self.parts_count as u32];
         launch(device, "persistent_weight_gradient", grid, GRADIENT_THREADS, &args)
     }
 
@@ -346,12 +383,17 @@ impl<D: Device> Persistent<D> {
         sum_parts(device, self.d_fold.part(i * g..m * g), self.gradient.part(ranges.b.clone()), g, 1)
     }
 
-    /// Gradient of the mean loss by the inputs, into `dx` `[T·B,I]`; `da` `[T·B,G]` is scratch.
+    /// Gradient of the mean loss by the inputs, into `dx` `[T·B,I]`, of a model that trains alone; `da` `[T·B,G]` is scratch.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn inputs(&self, device: &D, weights: &Weights<D>, da: Part<'_, f32>, dx: Part<'_, f32>) -> Result<()> {
+    ///
+    /// # Panics
+    ///
+    /// If there are more models.
+    pub fn inputs(&self, device: &D, weights: &[Weights<D>], da: Part<'_, f32>, dx: Part<'_, f32>) -> Result<()> {
+        let weights = self.only(weights);
         let (Dims { t, i, h, .. }, batch, g) = (self.dims, self.batch, self.dims.g());
         let count = t * batch * g;
         let args = [self.da.all().arg(self.da.len()), da.arg(count), int(batch), int(t), int(h)];
@@ -361,10 +403,10 @@ impl<D: Device> Persistent<D> {
     }
 }
 
-/// Recurrent weights as operands of products forward, and backward where that is wanted.
+/// Recurrent weights of some models, the first of which is given, as operands of products forward, and backward where that is wanted.
 pub(super) fn pack_recurrent<D: Device>(
     device: &D,
-    weights: &Weights<D>,
+    (weights, models): (&Weights<D>, usize),
     variant: &Variant,
     forward: &Buffer<D, u32>,
     backward: Option<&Buffer<D, u32>>,
@@ -372,18 +414,20 @@ pub(super) fn pack_recurrent<D: Device>(
     let Dims { h, .. } = weights.model().dims;
     let args = [
         weights.tensors().cells[0].w_h.arg(h * weights.model().dims.g()),
-        forward.all().arg(variant.forward_words()),
-        arg_or_null(backward.map(Buffer::all), variant.backward_words()),
+        forward.all().arg(models * variant.forward_words()),
+        arg_or_null(backward.map(Buffer::all), models * variant.backward_words()),
         int(h),
+        int(weights.parameters.len()),
     ];
     let count = variant.units * variant.gate_rows();
-    launch(device, "persistent_pack", [tiles(count, PACK_THREADS), 1, 1], PACK_THREADS, &args)
+    let grid = [tiles(count, PACK_THREADS), models as u32, 1];
+    launch(device, "persistent_pack", grid, PACK_THREADS, &args)
 }
 
-/// Folded input weights and biases as operands, of which x's take the scale of bytes; adds 1 to a turn.
+/// Folded input weights and biases of some models, likewise, as operands, of which x's take the scale of bytes; adds 1 to a turn.
 pub(super) fn fold<D: Device>(
     device: &D,
-    weights: &Weights<D>,
+    (weights, models): (&Weights<D>, usize),
     variant: &Variant,
     forward: &Buffer<D, u32>,
     scale: f32,
@@ -396,15 +440,16 @@ pub(super) fn fold<D: Device>(
         weights.tensors().cells[0].w_x.arg(p * g),
         weights.tensors().cells[0].b.arg(g),
         arg_or_null(turn, 1),
-        forward.all().arg(variant.forward_words()),
+        forward.all().arg(models * variant.forward_words()),
         int(i),
         int(p),
         int(h),
+        int(weights.parameters.len()),
         Arg::F32(scale),
         Arg::F32(weights.model().forget_bias),
     ];
     let blocks = tiles(variant.gate_rows(), FOLD_COLUMNS);
-    launch(device, "persistent_fold", [blocks, 1, 1], FOLD_THREADS, &args)
+    launch(device, "persistent_fold", [blocks, models as u32, 1], FOLD_THREADS, &args)
 }
 
 /// Launches a kernel whose blocks have no dynamic shared memory.
@@ -418,15 +463,15 @@ pub(super) fn launch<D: Device>(
     start(device, &Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: 0, args })
 }
 
-/// Launches a kernel whose blocks own the tiles of a batch, of that many sequences and classes, as the variant divides them.
+/// Launches a kernel whose blocks own the tiles of a batch, of that many sequences and classes, of some models, as the variant divides them.
 pub(super) fn launch_divided<D: Device>(
     device: &D,
     kernel: &'static str,
     variant: &Variant,
-    (batch, classes): (usize, usize),
+    (batch, classes, models): (usize, usize, usize),
     args: &[Arg],
 ) -> Result<()> {
-    let (grid, block) = ([variant.blocks(batch) as u32, 1, 1], [variant.threads() as u32, 1, 1]);
+    let (grid, block) = ([variant.blocks(batch) as u32, models as u32, 1], [variant.threads() as u32, 1, 1]);
     let (cluster, shared) = ([variant.division.cluster as u32, 1, 1], variant.shared_bytes(classes) as u32);
     start(device, &Launch { kernel, grid, block, cluster, shared, args })
 }
@@ -439,8 +484,7 @@ fn start<D: Device>(device: &D, launch: &Launch<'_>) -> Result<()> {
 
 /// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.
 fn parts_count(variant: &Variant, count: usize, multiprocessors: usize) -> usize {
-    let rows = variant.gradient_rows().div_ceil(variant.gradient_block_rows());
-    let blocks = rows * tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize;
+    let blocks = variant.gradient_row_blocks() * tiles(variant.gate_rows(), GRADIENT_COLUMNS) as usize;
     let most = (MOST_NUMBERS / (variant.gradient_rows() * variant.gate_rows())).max(1);
     (multiprocessors / blocks).clamp(1, count.div_ceil(STAGE_TILES as usize).min(most))
 }

@@ -10,6 +10,7 @@ use crate::engine::{Engine, Model, State};
 use crate::error::Result;
 use crate::init::{self, Init};
 use crate::optimizer::Adam;
+use crate::precision::{Activations, Precision};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,10 @@ pub struct Job {
     pub data: Arc<Dataset>,
     /// Sequences in a batch.
     pub batch: usize,
+    /// Of the matrix products.
+    pub precision: Precision,
+    /// Their form, where kernels have a choice.
+    pub activations: Activations,
     /// About how long to repeat each of the two measurements; each is done three times at least.
     pub each: Duration,
 }
@@ -62,6 +67,10 @@ pub struct Row {
 /// All that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Profile {
+    /// Of the matrix products, as the chosen kernels have them.
+    pub precision: Precision,
+    /// Which kernels were chosen, and why.
+    pub plan: String,
     /// One row for each kernel, the longest first.
     pub rows: Vec<Row>,
     /// Milliseconds of the launches of an iteration, added up.
@@ -79,8 +88,9 @@ pub struct Profile {
 ///
 /// If the device fails or has no room for the model.
 pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
-    let Job { model, batch, each, .. } = *job;
-    let mut engine = CudaEngine::new(device, model, Adam::default(), job.data.clone())?;
+    let Job { model, batch, each, precision, activations, .. } = *job;
+    let engine = CudaEngine::with_precision(device, model, Adam::default(), job.data.clone(), precision)?;
+    let mut engine = engine.with_activations(activations);
     engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let sequences = job.data.train.len();
     let rows: Vec<u32> = (0..REPLAYED_AT_ONCE * batch).map(|n| (n % sequences) as u32).collect();
@@ -100,7 +110,9 @@ pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
     let rows = table(&iterations);
     let launches_milliseconds = rows.iter().map(|row| row.milliseconds).sum();
     let replayed_milliseconds = median(&mut replayed);
-    Ok(Profile { rows, launches_milliseconds, replayed_milliseconds, iterations: iterations.len() })
+    let plan = engine.plan().map(|plan| plan.reason.clone()).unwrap_or_default();
+    let precision = engine.precision();
+    Ok(Profile { precision, plan, rows, launches_milliseconds, replayed_milliseconds, iterations: iterations.len() })
 }
 
 /// Does `work` for about so long.

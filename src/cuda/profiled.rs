@@ -170,8 +170,8 @@ impl<D: Device> Device for Profiled<D> {
         self.device.upload(memory, offset, bytes)
     }
 
-    fn zero(&self, memory: &mut D::Memory, bytes: usize) -> Result<()> {
-        self.device.zero(memory, bytes)
+    fn zero(&self, memory: &mut D::Memory, offset: usize, bytes: usize) -> Result<()> {
+        self.device.zero(memory, offset, bytes)
     }
 
     fn download(&self, memory: &D::Memory, offset: usize, bytes: &mut [u8]) -> Result<()> {

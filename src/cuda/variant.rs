@@ -87,6 +87,22 @@ impl Division {
     }
 }
 
+/// Hidden units, and inputs with the parts of the bias, padded to whole tiles.
+pub(super) fn padded(h: usize, i: usize) -> [usize; 2] {
+    [h.next_multiple_of(WARP_UNITS), (i + BIAS_PARTS).next_multiple_of(DEPTH)]
+}
+
+/// Rows that one block of the weight gradients' product computes, of so many in all.
+fn gradient_block_rows(rows: usize) -> usize {
+    let fragments = rows / 16;
+    2 * fragments.div_ceil(2 * fragments.div_ceil(10)) * 16
+}
+
+/// Blocks that the rows of that product take.
+pub(super) fn gradient_row_blocks(rows: usize) -> usize {
+    rows.div_ceil(gradient_block_rows(rows))
+}
+
 impl Variant {
     /// The variant for a model on GPUs of some limits; else what of the model is too large for them.
     ///
@@ -95,8 +111,7 @@ impl Variant {
     /// What does not fit, for the user to read.
     pub fn new(dims: Dims, division: Division, limits: &Limits) -> Result<Self, String> {
         let Division { tiles, cluster } = division;
-        let units = dims.h.next_multiple_of(WARP_UNITS);
-        let inputs = (dims.i + BIAS_PARTS).next_multiple_of(DEPTH);
+        let [units, inputs] = padded(dims.h, dims.i);
         if cluster > 1 && limits.capability < OLDEST_WITH_CLUSTERS {
             let ((major, minor), (oldest, zero)) = (limits.capability, OLDEST_WITH_CLUSTERS);
             return Err(format!("clusters need compute capability {oldest}.{zero}, and this GPU has {major}.{minor}"));
@@ -220,11 +235,9 @@ impl Variant {
         GATES * self.units
     }
 
-    /// Rows of that product that one block computes.
-    pub fn gradient_block_rows(&self) -> usize {
-        let fragments = self.gradient_rows() / 16;
-        let blocks = fragments.div_ceil(10);
-        2 * fragments.div_ceil(2 * blocks) * 16
+    /// Blocks that its rows take.
+    pub fn gradient_row_blocks(&self) -> usize {
+        gradient_row_blocks(self.gradient_rows())
     }
 
     /// Dynamic shared memory of a block of `persistent_lstm` and of `persistent_forward`, in bytes, for K classes.

@@ -28,15 +28,29 @@ impl<D: Device> Weights<D> {
     ///
     /// If the device has no more memory.
     pub fn new(device: &D, model: Model) -> Result<Self> {
+        Ok(Self::side_by_side(device, model, 1)?.remove(0))
+    }
+
+    /// The same for `count` models: what each of them has lies behind that of the one before, so that one launch finds all.
+    ///
+    /// # Errors
+    ///
+    /// If the device has no more memory.
+    pub fn side_by_side(device: &D, model: Model, count: usize) -> Result<Vec<Self>> {
         let n = model.layout().len();
-        Ok(Self {
-            model,
-            ranges: model.layout().ranges(),
-            parameters: Buffer::new(device, "parameters", n)?,
-            m: Buffer::new(device, "adam m", n)?,
-            v: Buffer::new(device, "adam v", n)?,
-            fold: Buffer::new(device, "folded weights", (model.dims.i + 1) * model.dims.g())?,
-        })
+        let of_all = |name, len: usize| Ok(Buffer::new(device, name, count * len)?.split(count));
+        let (parameters, m, v) = (of_all("parameters", n)?, of_all("adam m", n)?, of_all("adam v", n)?);
+        let fold = of_all("folded weights", (model.dims.i + 1) * model.dims.g())?;
+        let buffers = parameters.into_iter().zip(m).zip(v).zip(fold);
+        let one =
+            |(((parameters, m), v), fold)| Self { model, ranges: model.layout().ranges(), parameters, m, v, fold };
+        Ok(buffers.map(one).collect())
+    }
+
+    /// Whether this model lies right behind the other one.
+    pub fn follows(&self, other: &Self) -> bool {
+        let pairs = [(&self.parameters, &other.parameters), (&self.m, &other.m), (&self.v, &other.v)];
+        pairs.into_iter().all(|(this, before)| this.follows(before))
     }
 
     /// Copies a state to the device.

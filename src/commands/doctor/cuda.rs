@@ -5,13 +5,21 @@ use crate::commands::output::thousands;
 use fused_lstm::cuda::cache::Cache;
 use fused_lstm::cuda::driver::{self, Driver, Gpu};
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
+use fused_lstm::cuda::plan::{Family, Plan};
 use fused_lstm::cuda::program::Origin;
 use fused_lstm::cuda::{CudaEngine, find, kept};
+use fused_lstm::engine::Model;
+use fused_lstm::precision::Precision;
+use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
 use std::time::Instant;
 
 /// A kernel that compiles in no time: whether the library works is the question.
 const SMALL: &str = "extern \"C\" __global__ void small(float* x) { x[threadIdx.x] = 1.0f; }\n";
+
+/// The tutorial's model and batch.
+const TUTORIAL: Dims = Dims { t: 28, i: 28, p: 128, h: 128, k: 10 };
+const BATCH: usize = 128;
 
 /// Does all checks, in the order in which a start needs what they check.
 pub fn checks(tell: &mut dyn FnMut(Check) -> Result<()>) -> Result<()> {
@@ -164,7 +172,25 @@ fn open(gpu: &Gpu, tell: &mut dyn FnMut(Check) -> Result<()>) -> Result<()> {
         notes => Check::warn(name, format!("{found} ({})", notes.join("; ")), "see the lines of nvrtc and cache"),
     })?;
     let (model, adam, data) = self_test::tiny();
-    tell(self_test::of(format!("gpu {} self-test", gpu.ordinal), || CudaEngine::new(driver, model, adam, data)))
+    tell(self_test::of(format!("gpu {} self-test", gpu.ordinal), || CudaEngine::new(driver, model, adam, data)))?;
+    tell(chosen(format!("gpu {} bf16", gpu.ordinal), Driver::open(gpu.ordinal, true)))
+}
+
+/// The kernels that `--precision bf16` chooses for the tutorial's model.
+fn chosen(name: String, device: Result<Driver>) -> Check {
+    let plan = || {
+        let (_, adam, data) = self_test::tiny();
+        let model = Model::new(TUTORIAL);
+        let mut engine = CudaEngine::with_precision(device?, model, adam, data, Precision::Bf16)?;
+        engine.choose_kernels(BATCH).cloned()
+    };
+    match plan() {
+        Err(error) => Check::of(name, Status::Fail, error),
+        Ok(Plan { family: Family::Persistent(_), reason }) => Check::pass(name, reason),
+        Ok(Plan { reason, .. }) => {
+            Check::warn(name, reason, "train in f32, which is more accurate, or see what stands above")
+        }
+    }
 }
 
 /// The kernels in the emulator, which checks every access of theirs.
