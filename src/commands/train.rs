@@ -321,11 +321,14 @@ fn differences(before: &Config, now: &Config) -> (String, String) {
     (before.join(", "), now.join(", "))
 }
 
-/// Steps to train in all, of which `done` are done.
+/// Steps to train in all, of which `done` are done; as many as a schedule has, unless the flags say how many.
 pub fn steps(args: &SettingsArgs, config: &Config, done: u64) -> Result<u64> {
     let steps = match args.epochs {
         Some(epochs) => (epochs * config.train_sequences as u64).div_ceil(config.batch_size as u64),
-        None => args.steps.unwrap_or(DEFAULT_STEPS),
+        None => args.steps.unwrap_or(match config.adam.schedule {
+            Schedule::Cosine { steps, .. } if args.larger.schedule.is_none() => steps,
+            _ => DEFAULT_STEPS,
+        }),
     };
     if steps < done {
         let flag = args.epochs.map_or_else(|| format!("--steps {steps}"), |epochs| format!("--epochs {epochs}"));

@@ -186,7 +186,7 @@ impl Room {
     }
 
     /// Gradient by the states of the layer below `layer`, from that by its gates.
-    fn to_layer_below<S: Simd>(
+    fn give_layer_below<S: Simd>(
         &mut self,
         s: S,
         stack: &Stack,
@@ -337,7 +337,7 @@ pub fn backward<S: Simd>(
             chunk::backward(s, stack.cells[n], &weights.cells[n], &mut room.cells[n], rows, of_every_step);
         }
         if layer > 0 {
-            room.to_layer_below(s, stack, weights, layer, rows, dropout);
+            room.give_layer_below(s, stack, weights, layer, rows, dropout);
             of_every_step = true;
         }
     }
