@@ -87,7 +87,8 @@ fn the_report_shows_the_numbers_of_the_run() {
     let loss = |row: &Value| format!("{:.4}", row["loss"].as_f64().unwrap());
     let mut compared = 0;
     for row in &rows {
-        let line = || shown.iter().find(|line| line[0] == row["step"].to_string()).unwrap_or_else(|| panic!("{row}"));
+        let step = row["step"].to_string();
+        let line = || shown.iter().find(|line| line[0] == step).unwrap_or_else(|| panic!("{row}"));
         match row["event"].as_str().unwrap() {
             "step" => assert_eq!(line()[1..3], [loss(row), percent(&row["accuracy"])]),
             "eval" => assert_eq!(line()[3..5], [loss(row), percent(&row["accuracy"])]),

@@ -337,6 +337,6 @@ fn what_is_no_run_has_no_report() {
     for name in ["environment.json", "metrics.jsonl"] {
         fs::remove_file(folder.path(&format!("run/{name}"))).unwrap();
         report().fails_in_one_line(3, &[name]);
-        folder.run(&format!("train --resume @run --steps 2")).succeeds();
+        folder.run("train --resume @run --steps 2").succeeds();
     }
 }

@@ -40,10 +40,13 @@ where
     })
 }
 
+/// Something to be done with the model of one training.
+type Work<D> = Box<dyn FnOnce(&mut CudaEngine<D>) + Send>;
+
 /// What a training asks of the device.
 enum Ask<D: Device> {
-    /// Something to be done at once, with its model.
-    Do(usize, Box<dyn FnOnce(&mut CudaEngine<D>) + Send>),
+    /// To be done at once.
+    Do(usize, Work<D>),
     Train(usize, Steps),
     /// The training has ended.
     Leave(usize),
@@ -150,7 +153,7 @@ impl<D: Device + 'static> Seat<D> {
     }
 
     fn send(&self, ask: Ask<D>) {
-        self.ask.send(ask).ok().expect(DEVICE_THREAD);
+        self.ask.send(ask).expect(DEVICE_THREAD);
     }
 }
 
