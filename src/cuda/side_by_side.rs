@@ -1,6 +1,6 @@
 //! Trainings of one size side by side on one device, each by the loop that it would have alone.
 //!
-//! Every training has a thread and an engine of its own, a [`Seat`], which only sends what it is asked to the thread that has the
+//! Every training has a thread and an engine of its own, a `Seat`, which only sends what it is asked to the thread that has the
 //! device. There it is done at once, but for training steps: they wait until all trainings that are still there have asked for
 //! some, and are then done for all in the same launches. A training that ends, for whatever reason, leaves its seat, and the
 //! others go on.
