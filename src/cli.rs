@@ -103,7 +103,10 @@ pub struct DataArgs {
     ///
     /// A file is .npz (arrays x [sequences, steps, inputs] and y [sequences], or x_train, y_train, x_test, y_test), .csv or
     /// .tsv (a line for each sequence, with a label column), .ts (the UCR/UEA archive's), or .safetensors (x, labels). A folder
-    /// may hold x.npy and y.npy, or the archive's _TRAIN and _TEST files. All sequences have the same length.
+    /// may hold x.npy and y.npy, or the archive's _TRAIN and _TEST files. Any of them may be packed by gzip (.csv.gz).
+    ///
+    /// Sequences may differ in length: an array lengths [sequences] beside x, empty cells at the end of a line's numbers, or
+    /// @equalLength false. The model then reads sequences of any length.
     #[arg(long, value_name = "auto|mnist|synthetic|DIR|FILE", help_heading = "Data")]
     pub data: Option<Source>,
     /// Folder with MNIST's four files, plain or gz [default: $FUSED_LSTM_DATA_DIR, else the cache folder]
@@ -478,6 +481,9 @@ pub enum DataCommand {
         progress: ProgressStyle,
     },
     /// Tell where data is looked for, what is there, and what is wrong with it; fetches nothing
+    ///
+    /// Of sequences of your own: sizes, lengths, counts of each class, the range of each input, and what is doubtful. Exit code
+    /// 3 if they cannot be trained on.
     Info {
         #[command(flatten)]
         data: DataArgs,

@@ -4,6 +4,7 @@ mod support;
 
 use fused_lstm::data::own::{self, Normalize, Options};
 use fused_lstm::data::{Dataset, Sequences, Values};
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::{Folder, run};
@@ -142,6 +143,156 @@ fn a_table_is_cut_into_steps_and_the_label_can_be_anywhere() {
     assert_eq!((names(&data), data.train.t()), (vec!["1", "2", "3"], 2));
 }
 
+/// All sequences with their lengths and classes, sorted; the numbers beyond a length are left out.
+fn ragged(data: &Dataset) -> Vec<(Vec<f32>, String)> {
+    let mut all = Vec::new();
+    for part in [&data.train, &data.validation, &data.test] {
+        let class = |n: usize| data.class_name(part.labels()[n] as usize);
+        all.extend((0..part.len()).map(|n| (part.numbers(n).into_owned(), class(n))));
+        assert!(floats(part).iter().all(|v| v.is_finite()), "what stands beyond an end is gone");
+    }
+    all.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
+    all
+}
+
+/// The same of what make.py wrote, of as many inputs as wanted.
+fn ragged_truth(inputs: usize) -> Vec<(Vec<f32>, String)> {
+    let text = fs::read_to_string(made("lengths.csv")).unwrap();
+    let mut all: Vec<_> = text
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let (numbers, label) = line.rsplit_once(',').unwrap();
+            let numbers = numbers.trim_end_matches(',').split(',').map(|v| v.parse().unwrap());
+            (numbers.step_by(3 - inputs).collect::<Vec<f32>>(), label.to_owned())
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
+    all
+}
+
+#[test]
+fn sequences_of_different_lengths_are_read_in_every_form() {
+    let truth = ragged_truth(2);
+    assert!((3..=8).all(|steps| truth.iter().any(|(numbers, _)| numbers.len() == 2 * steps)), "all lengths");
+    let test = Some(made("Lengths_TEST.ts"));
+    let first = Some("1".parse().unwrap());
+    for (file, options) in [
+        ("lengths.csv", Options { inputs: Some(2), ..plain() }),
+        ("lengths.csv", Options { steps: Some(8), ..plain() }),
+        ("lengths_first.tsv.gz", Options { inputs: Some(2), label_column: first, ..plain() }),
+        ("lengths.npz", plain()),
+        ("lengths_pair", plain()),
+        ("lengths.safetensors", plain()),
+        ("Lengths_TRAIN.ts", Options { test, ..plain() }),
+        ("lengths_archive", plain()),
+    ] {
+        let data = load(file, &options);
+        let inputs = if file == "lengths_archive" { 1 } else { 2 };
+        assert_eq!((data.train.t(), data.train.i(), data.classes), (8, inputs, 3), "{file}");
+        assert!(data.has_lengths() && data.own.as_ref().unwrap().any_length, "{file}");
+        assert!(data.description.contains("3 to 8 steps of "), "{}", data.description);
+        let number = |name: &str| ["sine", "square", "saw"].iter().position(|n| *n == name).unwrap().to_string();
+        let have = ragged(&data);
+        assert_eq!(have.len(), 36, "{file}");
+        for ((have, label), (want, name)) in have.iter().zip(ragged_truth(inputs)) {
+            assert_eq!(*have, want, "{file}");
+            assert!(*label == name || *label == number(&name), "{file}: {label} {name}");
+        }
+    }
+    let pair = load("lengths_pair", &plain());
+    assert_eq!(pair.test.len(), 12);
+    let whole = load("waves.csv", &Options { inputs: Some(2), ..plain() });
+    assert!(!whole.has_lengths() && !whole.own.unwrap().any_length);
+}
+
+#[test]
+fn lines_end_early_where_no_label_follows() {
+    let folder = Folder::new();
+    let file = folder.path("d.csv");
+    let lines: String = (0..9).map(|k| format!("c{}{}\n", k % 2, ",7".repeat(1 + k % 3))).collect();
+    fs::write(&file, &lines).unwrap();
+    let options = Options { label_column: Some("1".parse().unwrap()), ..plain() };
+    let data = own::load(&file, &options, None).unwrap();
+    let mut lengths: Vec<_> = ragged(&data).iter().map(|(numbers, _)| numbers.len()).collect();
+    lengths.sort_unstable();
+    assert_eq!((data.train.t(), lengths), (3, vec![1, 1, 1, 2, 2, 2, 3, 3, 3]));
+    // Cells that are empty in all lines are no steps.
+    fs::write(&file, (0..9).map(|k| format!("1,2,,,c{}\n", k % 2)).collect::<String>()).unwrap();
+    let data = own::load(&file, &plain(), None).unwrap();
+    assert_eq!((data.train.t(), data.has_lengths()), (2, false));
+    // A test file may have other lengths, if there are any.
+    let test = folder.path("test.csv");
+    fs::write(&test, "1,2,3,4,c0\n1,2,,,c1\n").unwrap();
+    let data = own::load(&file, &Options { test: Some(test.clone()), ..plain() }, None).unwrap();
+    assert_eq!((data.train.t(), data.train.lengths().unwrap()[0], data.test.lengths()), (4, 2, Some(&[4, 2][..])));
+    fs::write(&test, "1,2,3,4,c0\n1,2,3,4,c1\n").unwrap();
+    let error = own::load(&file, &Options { test: Some(test), ..plain() }, None).unwrap_err().to_string();
+    assert!(error.contains("test sequences of 4 steps of 1 inputs"), "{error}");
+}
+
+#[test]
+fn statistics_are_of_the_steps_that_there_are() {
+    for normalize in [Normalize::Feature, Normalize::Sequence] {
+        let bare = load("lengths.npz", &plain());
+        let seen = load("lengths.npz", &Options { normalize: Some(normalize), ..plain() });
+        let of = |data: &Dataset, n: usize, input: usize| -> Vec<f64> {
+            data.train.numbers(n).iter().skip(input).step_by(2).map(|&v| v.into()).collect()
+        };
+        let sequences = bare.train.len();
+        for input in 0..2 {
+            let all: Vec<f64> = (0..sequences).flat_map(|n| of(&bare, n, input)).collect();
+            for n in 0..sequences {
+                let by = if normalize == Normalize::Feature { all.clone() } else { of(&bare, n, input) };
+                let mean = by.iter().sum::<f64>() / by.len() as f64;
+                let deviation = (by.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / by.len() as f64).sqrt();
+                for (raw, seen) in of(&bare, n, input).iter().zip(of(&seen, n, input)) {
+                    assert!(((raw - mean) / deviation - seen).abs() < 1e-5, "{normalize:?} {n} {input}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gzip_files_are_read_and_broken_ones_refused() {
+    use std::io::Write;
+    let pack = |bytes: &[u8]| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(bytes).unwrap();
+        packer.finish().unwrap()
+    };
+    let folder = Folder::new();
+    let csv = fs::read(made("waves.csv")).unwrap();
+    let options = Options { inputs: Some(2), ..plain() };
+    let contents_of = |name: &str, bytes: &[u8]| {
+        fs::write(folder.path(name), bytes).unwrap();
+        contents(&own::load(&folder.path(name), &options, None).unwrap())
+    };
+    assert_eq!(contents_of("waves.csv.gz", &pack(&csv)), truth());
+    // Two parts, one after the other, as `cat` makes them.
+    let parts = [pack(&csv[..1000]), pack(&csv[1000..])].concat();
+    assert_eq!(contents_of("waves.csv.GZ", &parts), truth());
+    for name in ["Waves_TRAIN.ts", "f64.npz", "f32.safetensors", "archive/Waves_TRAIN.tsv"] {
+        let bytes = fs::read(made(name)).unwrap();
+        let packed = format!("{}.gz", name.trim_start_matches("archive/"));
+        assert_eq!(contents_of(&packed, &pack(&bytes)), contents(&load(name, &plain())), "{name}");
+    }
+    let good = pack(&csv);
+    let refused = |content: &[u8], parts: &[&str]| refused(&folder, "d.csv.gz", content, parts);
+    refused(&good[..good.len() / 2], &["gzip data ends early, after ", "good copy"]);
+    refused(&good[..good.len() - 3], &["gzip data ends early"]);
+    refused(&good[..4], &["gzip data ends early, after 0 bytes"]);
+    let mut bad = good.clone();
+    let end = bad.len();
+    bad[end - 8] ^= 1;
+    refused(&bad, &["gzip data is corrupt after 4736 bytes"]);
+    refused(&[&good[..], b"more of it, no gzip"].concat(), &["gzip data is corrupt after 4736 bytes"]);
+    refused(&pack(b""), &["is empty (0 bytes, packed by gzip)"]);
+    refused(&pack(b"1,2,x\n1,two,y\n"), &["line 2, column 2 is \"two\""]);
+    refused(b"", &["is empty (0 bytes)"]);
+}
+
 // ---- broken files ----
 
 /// Trains on a file and expects one line that names it, with exit code 3.
@@ -271,6 +422,31 @@ fn broken_npz_files() {
     let large: Vec<u8> = (0..12).flat_map(|k| if k == 3 { 1e300_f64 } else { 0.0 }.to_le_bytes()).collect();
     refused(&pair(npy("<f8", "(6, 2, 1)", &large), good_y()), &["sequence 1, step 1", "infinite"]);
     refused(&pair(npy("<U1", "(6, 2, 1)", &[0; 48]), good_y()), &["x is of type text", "float32"]);
+
+    let refused = |lengths: Vec<u8>, parts: &[&str]| {
+        refused(&zip(&[("x.npy", good_x()), ("y.npy", good_y()), ("lengths.npy", lengths)]), parts);
+    };
+    let remedy = "the number of steps of each sequence";
+    refused(npy("|u1", "(6,)", &[1, 2, 2, 0, 1, 2]), &["lengths is 0 for sequence 3", "1 to 2 are good", remedy]);
+    refused(npy("|u1", "(6,)", &[1, 2, 3, 1, 1, 2]), &["lengths is 3 for sequence 2", "1 to 2 are good"]);
+    refused(npy("|i1", "(6,)", &[1, 2, 2, 1, 0xff, 2]), &["lengths is -1 for sequence 4"]);
+    refused(npy("<u8", "(6,)", &[0xff; 48]), &["lengths is 18446744073709551615 for sequence 0"]);
+    refused(npy("|u1", "(5,)", &[1; 5]), &["lengths has the shape [5]", "each of 6 sequences", remedy]);
+    refused(npy("|u1", "(6, 2)", &[1; 12]), &["lengths has the shape [6, 2]"]);
+    refused(npy("<f4", "(6,)", &f32s(&[1.; 6])), &["lengths is of type float32; integers are good"]);
+    refused(npy("|b1", "(6,)", &[1; 6]), &["lengths is of type bool"]);
+    refused(npy("|u1", "(6,)", &[1; 7]), &["entry lengths.npy", "holds 7 bytes"]);
+    // Beyond a sequence's end anything may stand; before it nothing may.
+    let nan = |lengths: &[u8; 6]| {
+        let x = npy("<f4", "(6, 2, 1)", &f32s(&[0., 1., 2., f32::NAN, 4., 5., 6., 7., 8., 9., 10., 11.]));
+        zip(&[("x.npy", x), ("y.npy", good_y()), ("lengths.npy", npy("|u1", "(6,)", lengths))])
+    };
+    let file = folder.path("d.npz");
+    fs::write(&file, nan(&[2, 1, 2, 2, 2, 2])).unwrap();
+    let data = own::load(&file, &Options::default(), None).unwrap();
+    assert!([&data.train, &data.validation, &data.test].iter().all(|part| floats(part).iter().all(|v| v.is_finite())));
+    fs::write(&file, nan(&[1, 2, 2, 2, 2, 2])).unwrap();
+    refused_path(&file, &[], &["sequence 1, step 1, input 0", "is NaN"]);
 }
 
 #[test]
@@ -323,9 +499,12 @@ fn broken_tables() {
     refused("\n \n", &["no lines but empty ones"]);
     refused("a,b,label\n", &["no sequence"]);
     refused("a\nb\nc\n", &["one column only"]);
-    refused("a,b,label\n1,2,x\n1,x\n", &["line 3 has 2 columns, line 1 has 3", "unequal lengths"]);
+    refused("a,b,label\n1,2,x\n1,x\n", &["line 3 has 2 columns, line 1 has 3", "a shorter sequence has empty cells"]);
+    refused("a,b,label\n1,2,x\n1,2,3,x\n", &["line 3 has 4 columns, line 1 has 3"]);
+    refused("1,2,x\n1,2,3,y\n", &["line 2 has 4 columns, line 1 has 3"]);
+    refused("a,b,label\n1,2,x\n,,y\n", &["line 3 has no number", "leave it out"]);
     refused("a,b,label\n1,2,x\n\n1,two,y\n", &["line 4, column 2 (\"b\") is \"two\", not a number", "--label-column"]);
-    refused("a,b,label\n1,2,x\n1,,y\n", &["line 3, column 2 (\"b\") is empty", "fill it in"]);
+    refused("a,b,c,label\n1,2,3,x\n1,,3,y\n", &["line 3, column 2 (\"b\") is empty", "fill it in"]);
     refused("1,2,x\n1,2,\n", &["line 2, column 3: the label is empty"]);
     refused("1;2,5;x\n1;2;y\n", &["line 1, column 2 is \"2,5\"", "decimals with a point"]);
     refused("1,2,x\n1,nan,y\n1,2,x\n", &["sequence 1 (line 2), step 1, input 0", "is NaN"]);
@@ -348,10 +527,13 @@ fn broken_tables() {
     }
     fs::write(&file, "a,b,c,label\n1,2,3,x\n1,2,3,y\n").unwrap();
     refused_path(&file, &["--inputs", "2"], &["have 3 numbers", "--inputs 2 does not cut evenly"]);
+    fs::write(folder.path("part.csv"), "1,2,3,4,x\n1,2,3,,y\n").unwrap();
+    let parts = ["line 2 has 3 numbers", "whole steps of 2 inputs", "fill in what is missing"];
+    refused_path(&folder.path("part.csv"), &["--inputs", "2"], &parts);
     refused_path(&file, &["--steps-per-sequence", "2"], &["--steps-per-sequence 2 does not cut evenly"]);
     refused_path(&file, &["--steps-per-sequence", "2", "--inputs", "2"], &["2 steps of 2 inputs"]);
     refused_path(&file, &["--label-column", "kind"], &["--label-column kind", "no column has this name"]);
-    refused_path(&file, &["--label-column", "5"], &["--label-column 5", "has 4 columns"]);
+    refused_path(&file, &["--label-column", "5"], &["--label-column 5", "have 4 columns"]);
     refused_path(&folder.path("missing.csv"), &[], &["does not exist"]);
     fs::write(folder.path("d.xlsx"), "PK").unwrap();
     refused_path(&folder.path("d.xlsx"), &[], &["no form that is known by its ending", ".csv"]);
@@ -366,19 +548,24 @@ fn broken_ts_files() {
     raw("1,2:a\n", &["line 1 is \"1,2:a\" before any @data line"]);
     raw("@classLabel false\n@data\n1,2\n", &["does not say @classLabel true"]);
     raw("@timeStamps true\n@classLabel true a\n@data\n", &["line 1: it has time stamps"]);
-    raw("@equalLength false\n@data\n", &["line 1", "unequal lengths", "not read yet"]);
+    raw(
+        "@equalLength false\n@classLabel true a b\n@data\n1:2,3:a\n",
+        &["line 4, dimension 1 has 2 steps", "dimension 0 has 1"],
+    );
+    raw("@equalLength false\n@classLabel true a b\n@data\n1,2:a\n:b\n", &["line 5, dimension 0, step 0", "is missing"]);
     raw("@targetLabel true\n@data\n", &["line 1", "regression"]);
     refused("", &["no sequence after @data"]);
     refused("1,2,3\n", &["line 3 has no colon before a class"]);
     refused("1,2:\n", &["line 3: the class is empty"]);
     refused("1,2:3,4:a\n1,2:b\n", &["line 4 has 1 dimensions, line 3 has 2"]);
-    refused("1,2:3,4:a\n1,2:3:b\n", &["line 4, dimension 1 has 1 steps, line 3 has 2", "unequal"]);
+    refused("1,2:3,4:a\n1,2:3:b\n", &["line 4, dimension 1 has 1 steps, its dimension 0 has 2", "as many steps"]);
+    refused("1,2:a\n1,2,3:b\n", &["line 4 has 3 steps, line 3 has 2", "@equalLength false"]);
     refused("1,2:a\n1,x:b\n", &["line 4, dimension 0, step 1", "is \"x\", not a number"]);
     refused("1,2:a\n1,?:b\n", &["line 4, dimension 0, step 1", "is missing", "fill it in"]);
     refused("1,2:a\n1,2:b\n1,NaN:a\n", &["sequence 2 (line 5), step 1, input 0", "is NaN"]);
     // A line that would make room for as many numbers as its steps times its dimensions.
     let wide = format!("{}:{}:a\n", vec!["1"; 200_000].join(","), vec!["1"; 200_000].join(":"));
-    refused(&wide, &["line 3, dimension 1 has 1 steps, line 3 has 200000"]);
+    refused(&wide, &["line 3, dimension 1 has 1 steps, its dimension 0 has 200000"]);
 }
 
 #[test]
@@ -553,7 +740,7 @@ fn train_eval_predict_and_resume_know_the_classes_and_the_scale() {
 
     let eval = folder.run_plain(&format!("eval --model @whole {known} --json")).succeeds().event("eval");
     assert_eq!((&eval["loss"], &eval["accuracy"]), (&done["test_loss"], &done["test_accuracy"]));
-    assert_eq!(eval["class_names"], serde_json::json!(["saw", "sine", "square"]));
+    assert_eq!(eval["class_names"], json!(["saw", "sine", "square"]));
     let text = folder.run_plain(&format!("eval --model @whole {}", waves(""))).succeeds().out;
     assert!(text.contains("class     saw   sine square   precision    recall\n   saw "), "{text}");
     assert!(text.ends_with(" (6 sequences)\n"), "{text}");
@@ -591,6 +778,61 @@ fn truth_in_order() -> Vec<String> {
 }
 
 #[test]
+fn a_model_of_different_lengths_reads_any_and_another_only_its_own() {
+    let folder = Folder::new();
+    let csv = made("lengths.csv").display().to_string();
+    let train = format!("train --data {csv} --inputs 2 --split 60/20/20 {SMALL} --steps 30");
+    let done = folder.run_plain(&format!("{train} --save @model --json")).succeeds().event("done");
+    // Padding changes nothing: the same data in a file of 8 steps and no more says the same.
+    for file in [csv, made("lengths.npz").display().to_string()] {
+        let eval = folder.run_plain(&format!("eval --model @model --data {file} --json")).succeeds().event("eval");
+        assert_eq!((&eval["loss"], &eval["images"]), (&done["test_loss"], &6.into()), "{file}");
+    }
+    // A run's report of it.
+    folder.run_plain(&format!("{train} --run @run")).succeeds();
+    let top = |run: support::Run| run.events("prediction").iter().map(|p| p["top"].clone()).collect::<Vec<_>>();
+    let predict = |file: &str| top(folder.run_plain(&format!("predict --model @model --json {file}")).succeeds());
+    let all = predict(&made("lengths.npz").display().to_string());
+    assert_eq!(all.len(), 36);
+    assert_eq!(predict(&made("lengths.csv").display().to_string()), all);
+    // Of no more than 5 steps, then of 9, which no training sequence had.
+    let text = fs::read_to_string(made("lengths.csv")).unwrap();
+    let cells = |line: &str| line.split(',').take(16).map(str::to_owned).collect::<Vec<_>>();
+    let first = cells(text.lines().nth(1).unwrap());
+    fs::write(folder.path("short.csv"), format!("{}\n", first[..10].join(","))).unwrap();
+    assert_eq!(predict("@short.csv"), all[..1]);
+    let long = format!("{},1,50\n{}\n", cells(text.lines().nth(5).unwrap()).join(","), first[..10].join(","));
+    fs::write(folder.path("long.csv"), long).unwrap();
+    assert_eq!(predict("@long.csv")[1], all[0]);
+    fs::write(folder.path("three.csv"), "1,2,3\n1,2,3\n").unwrap();
+    assert_eq!(predict("@three.csv").len(), 2, "2 numbers and a label");
+    let eval = folder.run_plain("eval --model @model --data @three.csv");
+    eval.fails_in_one_line(3, &["three.csv", "is of class \"3\"", "the model knows"]);
+    let eval = format!("eval --model @model --data {} --json", made("waves.csv").display());
+    assert_eq!(folder.run_plain(&eval).succeeds().event("eval")["images"], 6, "all of one length");
+
+    // With one input, the number of cells does not tell whether the last is a label.
+    let archive = made("lengths_archive").display().to_string();
+    folder.run_plain(&format!("train --data {archive} {SMALL} --steps 2 --save @one")).succeeds();
+    fs::write(folder.path("d.csv"), "1,2,3,4\n1,2,3,0\n").unwrap();
+    let parts = ["d.csv", "lines have 4 numbers", "may be a label", "--label-column", "to have 8"];
+    folder.run_plain("predict --model @one @d.csv").fails_in_one_line(3, &parts);
+    folder.run_plain("predict --model @one @d.csv --label-column 4").succeeds();
+    fs::write(folder.path("d.csv"), "1,2,3,4,,,,\n1,2,3,0\n").unwrap();
+    folder.run_plain("predict --model @one @d.csv").succeeds();
+
+    // A model of whole sequences reads no shorter ones.
+    folder.run_plain(&format!("train {} {SMALL} --steps 2 --save @whole", waves(""))).succeeds();
+    let parts = ["lengths.csv", "sequence 0 (line 2) has 5 steps, the model reads 8 of each", "different lengths"];
+    for command in ["eval --model @whole --data", "predict --model @whole"] {
+        let command = format!("{command} {}", made("lengths.csv").display());
+        folder.run_plain(&command).fails_in_one_line(3, &parts);
+    }
+    let resume = format!("train --resume @whole --data {} --steps 4", made("lengths.csv").display());
+    folder.run_plain(&resume).fails_in_one_line(3, &parts);
+}
+
+#[test]
 fn what_does_not_go_with_a_model_is_refused() {
     let folder = Folder::new();
     folder.run_plain(&format!("train {} {SMALL} --steps 2 --save @model", waves(""))).succeeds();
@@ -614,7 +856,7 @@ fn what_does_not_go_with_a_model_is_refused() {
     folder.run_plain("predict --model @one @picture.png").fails_in_one_line(3, &["picture.png", "no file of such"]);
     let mut config: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path("model/config.json")).unwrap()).unwrap();
-    config["own"]["class_names"] = serde_json::json!(["a"]);
+    config["own"]["class_names"] = json!(["a"]);
     fs::write(folder.path("model/config.json"), config.to_string()).unwrap();
     folder.run_plain(&format!("eval --model @model {}", waves(""))).fails_in_one_line(5, &["names 1 classes", "has 3"]);
 }
@@ -636,25 +878,50 @@ fn info_tells_shapes_counts_ranges_and_problems() {
     let folder = Folder::new();
     let good = folder.run_plain(&format!("data info {} --json", waves(""))).succeeds().event("data");
     assert_eq!((&good["steps_per_sequence"], &good["inputs"], &good["classes"]), (&8.into(), &2.into(), &3.into()));
-    assert_eq!(good["splits"]["train"]["class_counts"], serde_json::json!([["saw", 10], ["sine", 10], ["square", 10]]));
-    assert_eq!(good["problems"], serde_json::json!([]));
+    assert_eq!(good["splits"]["train"]["class_counts"], json!([["saw", 10], ["sine", 10], ["square", 10]]));
+    assert_eq!((&good["problems"], &good["warnings"]), (&json!([]), &json!([])));
     let close = |value: &serde_json::Value, to: f64| (value.as_f64().unwrap() - to).abs() < 1e-4;
     assert!(close(&good["min"], -3.0809) && close(&good["max"], 52.0413), "{good}");
+    assert!(close(&good["ranges"][0]["min"], -3.0809) && close(&good["ranges"][1]["max"], 52.0413), "{good}");
+    let values: Vec<f64> = truth().iter().flat_map(|(row, _)| row.iter().step_by(2)).map(|&v| v.into()).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    assert!((good["ranges"][0]["mean"].as_f64().unwrap() - mean).abs() < 1e-9, "{good}");
+    assert_eq!(good["lengths"], json!({ "min": 8, "median": 8, "max": 8 }));
+    let bytes = folder.run_plain(&format!("data info --data {}", made("keras.npz").display())).succeeds();
+    assert!(bytes.out.contains("bytes       from 0 to 255\ninput 0     from 0 to 255, mean "), "{bytes:#?}");
 
-    fs::write(folder.path("bad.csv"), "1,7,x\n2,7,x\nnan,7,x\n3,7,x\n4,7,x\n5,7,rare\n").unwrap();
-    let run = folder.run_plain("data info --data @bad.csv --inputs 2").succeeds();
+    let ragged = format!("data info --data {} --inputs 2", made("lengths.csv").display());
+    let mut lengths: Vec<_> = ragged_truth(2).iter().map(|(numbers, _)| numbers.len() / 2).collect();
+    lengths.sort_unstable();
+    let told = format!("lengths     from 3 to 8 steps, median {}\n", lengths[18]);
+    let run = folder.run_plain(&ragged).succeeds();
+    assert!(run.out.contains(&told) && run.out.ends_with("no problem found\n"), "{run:#?}");
+
+    let lines = "1,7,x\n2,7,x\nnan,7,x\n3,7,x\n4,inf,x\n5,7,rare\n";
+    fs::write(folder.path("bad.csv"), lines).unwrap();
+    let run = folder.run_plain("data info --data @bad.csv --inputs 2").ends_with_error(3, &["it cannot be trained on"]);
     for part in [
-        "sequence    1 steps of 2 inputs, 2 classes",
-        "numbers     from 1 to 7, mean ",
-        "1 numbers of the ",
-        "are NaN or infinite, the first in its sequence ",
-        "the test split has no sequence of class \"rare\"",
-        "the validation split has no sequence of class \"rare\"",
-        "inputs that never change: 1 (counted from 0)",
+        "6 to train".replace('6', "4").as_str(),
+        "1 steps of 2 inputs, 2 classes",
+        "numbers     from 1 to 7\n",
+        "input 0     from 1 to 5, mean 3.0000\n",
+        "bad.csv: sequence 2 (line 3), step 0, input 0 (counted from 0) is NaN (and 1 more numbers are none)",
+        "warning     the test split has no sequence of class \"rare\"",
+        "warning     the validation split has no sequence of class \"rare\"",
+        "warning     inputs that never change: 1 (counted from 0)",
     ] {
         assert!(run.out.contains(part), "no {part:?} in {run:#?}");
     }
     fs::write(folder.path("one.csv"), "1,2,x\n".repeat(5)).unwrap();
-    let run = folder.run_plain("data info --data @one.csv").succeeds();
-    assert!(run.out.contains("problem     there is one class only"), "{run:#?}");
+    let run = folder.run_plain("data info --data @one.csv --json").ends_with_error(3, &["one.csv", "problem"]);
+    let told = run.event("data");
+    assert!(told["problems"][0].as_str().unwrap().contains("has one class only, \"x\""), "{told}");
+    assert!(told["warnings"][0].as_str().unwrap().contains("1 of the 1 sequences of the validation split"), "{told}");
+    let rare: String =
+        (0..103).map(|k| format!("{k},{},{}\n", k % 10, if k < 100 { "common" } else { "rare" })).collect();
+    fs::write(folder.path("rare.csv"), rare).unwrap();
+    let run = folder.run_plain("data info --data @rare.csv").succeeds();
+    let told = "warning     the training split has 80 sequences of class \"common\", and few of \"rare\" (1)\n";
+    assert!(run.out.contains(told), "{run:#?}");
+    folder.run_plain("data info --data @none.csv").fails_in_one_line(3, &["none.csv", "does not exist"]);
 }

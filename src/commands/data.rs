@@ -1,10 +1,10 @@
 //! `fused-lstm data`: fetch MNIST, or tell what data there is.
 
-use super::output::{event, line, thousands};
+use super::output::{event, line, shortened, thousands};
 use super::progress::Shown;
 use crate::cli::{DataArgs, DataCommand, DataCommandArgs, PrepareArgs, ProgressStyle};
-use fused_lstm::Result;
 use fused_lstm::data::{Dataset, Split, Values, download, own};
+use fused_lstm::{Error, Result};
 use serde_json::json;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub fn run(args: &DataCommandArgs) -> Result<()> {
 
 fn info(args: &DataArgs, prepare: &PrepareArgs, json: bool) -> Result<()> {
     if let Some(path) = super::own_path(args) {
-        return own_info(path, super::own_options(args, prepare), json);
+        return own_info(path, &super::own_options(args, prepare), json);
     }
     // Looks, but fetches nothing.
     let args = DataArgs { offline: true, ..args.clone() };
@@ -63,12 +63,18 @@ fn info(args: &DataArgs, prepare: &PrepareArgs, json: bool) -> Result<()> {
     line(&format!("cache       {}", cache.display()))
 }
 
-/// What there is to know of the user's own data before training: its numbers as they stand in the file.
-fn own_info(path: &Path, options: own::Options, json: bool) -> Result<()> {
-    let options = own::Options { lenient: true, normalize: Some(own::Normalize::None), ..options };
-    let data = own::load(path, &options, None)?;
-    let own::Inspection { range, problems } = own::Inspection::of(&data);
+/// Inputs that are told one by one.
+const TOLD: usize = 8;
+
+/// What there is to know of the user's own data before training: its numbers as they stand in the file. Data that cannot be
+/// trained on is an error once all is told.
+fn own_info(path: &Path, options: &own::Options, json: bool) -> Result<()> {
+    let own::Inspection { data, inputs, lengths, faults, warnings } = own::inspect(path, options)?;
     let is_bytes = matches!(data.train.values(), Values::U8 { .. });
+    let told = inputs.iter().flatten();
+    let min = told.clone().map(|range| range.min).reduce(f32::min);
+    let max = told.map(|range| range.max).reduce(f32::max);
+    let [shortest, median, longest] = lengths;
     if json {
         let splits = SPLITS.iter().map(|&(name, split)| {
             let counts =
@@ -76,43 +82,74 @@ fn own_info(path: &Path, options: own::Options, json: bool) -> Result<()> {
             let counts = counts.collect::<Vec<_>>();
             (name.to_owned(), json!({ "sequences": data.split(split).len(), "class_counts": counts }))
         });
-        return event(
+        let range =
+            |range: &Option<own::InputRange>| range.map(|r| json!({ "min": r.min, "max": r.max, "mean": r.mean }));
+        event(
             "data",
             json!({
                 "data": data.name,
                 "description": data.description,
                 "steps_per_sequence": data.train.t(),
+                "lengths": { "min": shortest, "median": median, "max": longest },
                 "inputs": data.train.i(),
                 "classes": data.classes,
                 "splits": splits.collect::<serde_json::Map<_, _>>(),
                 "bytes": is_bytes,
-                "min": range.map(|[min, ..]| min),
-                "max": range.map(|[_, max, _]| max),
-                "mean": range.map(|[.., mean]| mean),
-                "problems": problems,
+                "min": min,
+                "max": max,
+                "ranges": inputs.iter().map(range).collect::<Vec<_>>(),
+                "problems": faults,
+                "warnings": warnings,
             }),
-        );
+        )?;
+        return refuse(path, &faults);
     }
     line(&format!("data        {}", data.description))?;
-    line(&format!("sequence    {} steps of {} inputs, {} classes", data.train.t(), data.train.i(), data.classes))?;
+    if data.has_lengths() {
+        line(&format!("lengths     from {shortest} to {longest} steps, median {median}"))?;
+    }
     let kind = if is_bytes { "bytes" } else { "numbers" };
-    if let Some([min, max, mean]) = range {
-        // As short as single precision can be told.
-        let (min, max) = (min as f32, max as f32);
-        line(&format!("{kind:<12}from {min} to {max}, mean {mean:.4}"))?;
+    if let Some((min, max)) = min.zip(max) {
+        line(&format!("{kind:<12}from {min} to {max}"))?;
+    }
+    for (input, range) in inputs.iter().enumerate().take(TOLD) {
+        let name = format!("input {input}");
+        let found = match range {
+            Some(own::InputRange { min, max, mean }) => format!("from {min} to {max}, mean {mean:.4}"),
+            None => "no finite number".into(),
+        };
+        line(&format!("{name:<12}{found}"))?;
+    }
+    if inputs.len() > TOLD {
+        line(&format!("            and {} more inputs (--json tells all)", inputs.len() - TOLD))?;
     }
     line(&format!("{:<16}{:>10}{:>12}{:>10}", "class", "train", "validation", "test"))?;
     let all = SPLITS.map(|(_, split)| counts(&data, split));
     for class in 0..data.classes {
         let [train, validation, test] = all.each_ref().map(|counts| thousands(counts[class] as u64));
-        line(&format!("{:<16}{train:>10}{validation:>12}{test:>10}", data.class_name(class)))?;
+        let name = shortened(&data.class_name(class), 15);
+        line(&format!("{name:<16}{train:>10}{validation:>12}{test:>10}"))?;
     }
     let [train, validation, test] = SPLITS.map(|(_, split)| thousands(data.split(split).len() as u64));
     line(&format!("{:<16}{train:>10}{validation:>12}{test:>10}", "all"))?;
-    for problem in &problems {
-        line(&format!("problem     {problem}"))?;
+    for fault in &faults {
+        line(&format!("problem     {fault}"))?;
     }
-    if problems.is_empty() { line("no problem found") } else { Ok(()) }
+    for warning in &warnings {
+        line(&format!("warning     {warning}"))?;
+    }
+    if faults.is_empty() && warnings.is_empty() {
+        line("no problem found")?;
+    }
+    refuse(path, &faults)
+}
+
+fn refuse(path: &Path, faults: &[String]) -> Result<()> {
+    match faults.len() {
+        0 => Ok(()),
+        1 => Err(Error::data(path, "it cannot be trained on", "see the problem told above")),
+        n => Err(Error::data(path, "it cannot be trained on", format!("see the {n} problems told above"))),
+    }
 }
 
 const SPLITS: [(&str, Split); 3] = [("train", Split::Train), ("validation", Split::Validation), ("test", Split::Test)];

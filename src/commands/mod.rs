@@ -149,7 +149,6 @@ fn own_options(args: &DataArgs, prepare: &PrepareArgs) -> own::Options {
             NormalizeName::Feature => own::Normalize::Feature,
             NormalizeName::Sequence => own::Normalize::Sequence,
         }),
-        lenient: false,
     }
 }
 
@@ -167,9 +166,13 @@ fn load_parameters(folder: &Path) -> Result<(Config, Vec<f32>)> {
 
 /// A model from a checkpoint that is to run on `data`.
 fn load_model(folder: &Path, device: Chosen, data: Option<Arc<Dataset>>) -> Result<(Config, Box<dyn Engine>)> {
-    let (config, parameters) = load_parameters(folder)?;
+    let (mut config, parameters) = load_parameters(folder)?;
     let data = match data {
         Some(data) => {
+            // Its parameters are those for any number of steps.
+            if reads_any_length(&config) {
+                config.model.dims.t = data.train.t();
+            }
             check_fit(folder, config.model, &data)?;
             data
         }
@@ -178,6 +181,11 @@ fn load_model(folder: &Path, device: Chosen, data: Option<Arc<Dataset>>) -> Resu
     let mut engine = device.engine(config.model, config.adam, data)?;
     engine.set_state(&State::new(parameters))?;
     Ok((config, engine))
+}
+
+/// Whether a model was trained on sequences of different lengths.
+fn reads_any_length(config: &Config) -> bool {
+    config.own.as_ref().is_some_and(|own| own.any_length)
 }
 
 /// Makes sure that `data` has the sizes of the model in `folder`.

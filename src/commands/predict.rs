@@ -12,6 +12,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How many classes are told.
 const TOP: usize = 3;
@@ -58,7 +59,16 @@ fn predict_own(args: &PredictArgs, config: &Config, engine: &mut dyn Engine, fil
         Some(own) => own.class_names[class].clone(),
         None => class.to_string(),
     };
-    let probabilities = engine.predict(&read.sequences)?;
+    let probabilities = if read.sequences.t() == t {
+        engine.predict(&read.sequences)?
+    } else {
+        // A model of any length, for these: an engine has room for one number of steps.
+        let mut model = config.model;
+        model.dims.t = read.sequences.t();
+        let mut other = Chosen::open(&args.device)?.engine(model, config.adam, Arc::new(super::nothing(model)))?;
+        other.set_state(&engine.state()?)?;
+        other.predict(&read.sequences)?
+    };
     for (sequence, shares) in probabilities.chunks_exact(k).enumerate() {
         let ranked = ranked(shares);
         let (best, share) = ranked[0];

@@ -1,6 +1,7 @@
 //! Labelled sequences in memory and their split into training, validation and test.
 
 use super::own::OwnData;
+use std::borrow::Cow;
 
 /// Input numbers, row-major `[N,T,I]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +98,21 @@ impl Sequences {
     /// Steps of sequence `n`.
     pub fn length(&self, n: usize) -> usize {
         self.lengths.as_ref().map_or(self.t, |lengths| lengths[n] as usize)
+    }
+
+    /// The numbers of sequence `n` as the model sees them, `[length,I]`.
+    pub fn numbers(&self, n: usize) -> Cow<'_, [f32]> {
+        let span = n * self.t * self.i..(n * self.t + self.length(n)) * self.i;
+        match &self.values {
+            Values::U8 { bytes, scale } => bytes[span].iter().map(|&byte| f32::from(byte) * scale).collect(),
+            Values::F32(values) => Cow::Borrowed(&values[span]),
+        }
+    }
+
+    /// The same labels and lengths with other values `[N,T,I]`.
+    pub(crate) fn with_values(self, values: Values) -> Self {
+        assert_eq!(values.len(), self.values.len(), "values do not have the shape [N,T,I]");
+        Self { values, ..self }
     }
 
     /// The sequences from `start` to before `end`, copied.

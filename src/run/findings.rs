@@ -152,7 +152,11 @@ fn gather(sequences: &Sequences, rows: &[u32]) -> Sequences {
         Values::F32(values) => Values::F32(spans.flat_map(|span| &values[span]).copied().collect()),
     };
     let labels = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-    Sequences::new(sequences.t(), sequences.i(), values, labels)
+    let gathered = Sequences::new(sequences.t(), sequences.i(), values, labels);
+    match sequences.lengths() {
+        Some(lengths) => gathered.with_lengths(rows.iter().map(|&row| lengths[row as usize]).collect()),
+        None => gathered,
+    }
 }
 
 /// The first `t` steps of one sequence.
@@ -171,8 +175,9 @@ fn unfolding(
     classify: &dyn Fn(&Sequences) -> Result<Vec<f32>>,
 ) -> Result<Option<Unfolding>> {
     let sequence = test.slice(row as usize, row as usize + 1);
-    let looks = test.t().min(LOOKS);
-    let steps: Vec<usize> = (1..=looks).map(|look| look * test.t() / looks).collect();
+    let length = sequence.length(0);
+    let looks = length.min(LOOKS);
+    let steps: Vec<usize> = (1..=looks).map(|look| look * length / looks).collect();
     let probabilities: Vec<Vec<f32>> =
         steps.iter().map(|&t| classify(&beginning(&sequence, t))).collect::<Result<_>>()?;
     let known = probabilities.iter().flatten().all(|share| share.is_finite());
@@ -180,8 +185,8 @@ fn unfolding(
 }
 
 fn sample(sequences: &Sequences, row: u32) -> Sample {
-    let (t, width) = (sequences.t(), sequences.i());
-    let from = row as usize * t * width;
+    let (t, width) = (sequences.length(row as usize), sequences.i());
+    let from = row as usize * sequences.t() * width;
     let picture = (2..=PICTURE).contains(&t) && (2..=PICTURE).contains(&width);
     let view = match sequences.values() {
         Values::U8 { bytes, .. } if picture => View::Picture { width, bytes: bytes[from..from + t * width].to_vec() },

@@ -1,12 +1,14 @@
-"""Makes the files beside it: `python make.py`, with NumPy, safetensors and Python's csv module.
+"""Makes the files beside it: `python make.py`, with NumPy, pandas, safetensors and Python's csv module.
 
 Waves of three shapes with noise, drawn here: 36 sequences of 8 steps of 2 inputs, classes `saw`, `sine` and `square`.
 """
 
 import csv
+import gzip
 import os
 
 import numpy as np
+import pandas
 from safetensors.numpy import save_file
 
 os.chdir(os.path.dirname(os.path.abspath(__file__)))
@@ -48,3 +50,28 @@ for part, rows in (("TRAIN", slice(0, 24)), ("TEST", slice(24, 36))):
         file.write("@dimensions 2\n@equalLength true\n@seriesLength 8\n@classLabel true saw sine square\n@data\n")
         for label, sequence in zip(y[rows], x[rows]):
             file.write(":".join(",".join(map(str, dim)) for dim in sequence.T.tolist()) + f":{label}\n")
+
+# The same, each sequence cut to a length of its own; what follows is NaN in the arrays.
+lengths = np.random.default_rng(6).integers(3, 9, 36)
+padded = np.where(np.arange(8)[:, None] < lengths[:, None, None], x, np.nan)
+np.savez("lengths.npz", x=padded, y=y, lengths=lengths)
+os.makedirs("lengths_pair", exist_ok=True)
+for name, array in (("x", padded.astype(np.float32)), ("y", labels.astype(np.int32)), ("lengths", lengths.astype(np.uint8))):
+    for part, rows in (("train", slice(0, 24)), ("test", slice(24, 36))):
+        with gzip.GzipFile(f"lengths_pair/{name}_{part}.npy.gz", "wb", mtime=0) as file:
+            np.save(file, array[rows])
+save_file({"x": padded.astype(np.float32), "labels": labels, "lengths": lengths}, "lengths.safetensors")
+columns = [f"{name}{step}" for step in range(8) for name in ("value", "slope")]
+table = pandas.DataFrame(padded.reshape(36, 16), columns=columns).assign(label=y)
+table.to_csv("lengths.csv", index=False)
+table.to_csv("lengths_first.tsv.gz", index=False, header=False, sep="\t", columns=["label", *columns], compression={"method": "gzip", "mtime": 0})
+os.makedirs("lengths_archive", exist_ok=True)
+for part, rows in (("TRAIN", slice(0, 24)), ("TEST", slice(24, 36))):
+    with open(f"lengths_archive/Waves_{part}.tsv", "w") as file:
+        for label, row in zip(labels[rows], padded[rows, :, 0]):
+            file.write("\t".join([f"{label}", *("NaN" if np.isnan(value) else f"{value:.7e}" for value in row)]) + "\n")
+    with open(f"Lengths_{part}.ts", "w") as file:
+        file.write("@problemName Lengths\n@timeStamps false\n@missing false\n@univariate false\n")
+        file.write("@dimensions 2\n@equalLength false\n@classLabel true saw sine square\n@data\n")
+        for label, length, sequence in zip(y[rows], lengths[rows], x[rows]):
+            file.write(":".join(",".join(map(str, dim)) for dim in sequence[:length].T.tolist()) + f":{label}\n")

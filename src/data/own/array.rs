@@ -8,6 +8,8 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
+const SHAPES: &str = "give x as [sequences, steps, inputs] and y as the class of each sequence";
+const STEPS: &str = "give the number of steps of each sequence, padding left out";
 const SAVE_AGAIN: &str = "save it again with numpy.save or numpy.savez";
 
 /// What an array's elements are.
@@ -153,6 +155,21 @@ impl Array {
         Ok(labels)
     }
 
+    /// `lengths [N]`: the steps of each of `n` sequences, of at most `t`.
+    fn lengths(&self, n: usize, t: usize) -> Result<Vec<u32>, String> {
+        if self.shape != [n] && self.shape != [n, 1] {
+            return Err(format!("has the shape {:?}, not one length for each of {n} sequences", self.shape));
+        }
+        if !matches!(self.kind, Kind::Signed | Kind::Unsigned) {
+            return Err(format!("is of type {}; integers are good", self.name()));
+        }
+        let length = |(sequence, length): (usize, i128)| match usize::try_from(length) {
+            Ok(length) if (1..=t).contains(&length) => Ok(length as u32),
+            _ => Err(format!("is {length} for sequence {sequence} (counted from 0); 1 to {t} are good")),
+        };
+        self.integers().enumerate().map(length).collect()
+    }
+
     /// An element of text, without the zeros at its end.
     fn text(&self, element: &[u8]) -> Option<String> {
         let text: String = match self.kind {
@@ -181,7 +198,8 @@ fn parse_descr(header: &str) -> Result<(Kind, usize, bool), String> {
     let quoted = rest.strip_prefix(['\'', '"']).and_then(|rest| rest.split(['\'', '"']).next());
     let descr = quoted.ok_or("is a structured array, not one of numbers")?;
     let unknown = || match descr.contains('O') {
-        true => "holds Python objects, not numbers (often sequences of unequal lengths, which are not read yet)".into(),
+        true => "holds Python objects, not numbers; for sequences of unequal lengths, pad x and save lengths beside it"
+            .into(),
         false => format!("is of type {descr:?}, which is not read"),
     };
     let (order, code) = match descr.strip_prefix(['<', '>', '|', '=']) {
@@ -251,31 +269,42 @@ struct Found {
 }
 
 impl Found {
-    fn fail(&self, found: String) -> Error {
-        fail(&self.file, &self.name, found)
+    fn fail(&self, found: String, remedy: &str) -> Error {
+        fail(&self.file, &self.name, found, remedy)
     }
 }
 
-fn fail(file: &Path, name: &str, found: String) -> Error {
+fn fail(file: &Path, name: &str, found: String, remedy: &str) -> Error {
     let found = if name.is_empty() { found } else { format!("{name} {found}") };
-    Error::data(file, found, "give x as [sequences, steps, inputs] and y as the class of each sequence")
+    Error::data(file, found, remedy)
 }
 
-fn raw(x: Found, y: Option<Found>) -> Result<Raw> {
+fn raw(x: Found, y: Option<Found>, lengths: Option<Found>) -> Result<Raw> {
     let Found { file, name, array } = x;
-    let (n, t, i, values) = array.into_x().map_err(|found| fail(&file, &name, found))?;
+    let (n, t, i, mut values) = array.into_x().map_err(|found| fail(&file, &name, found, SHAPES))?;
     let mut labels = None;
     if let Some(y) = y {
-        let read = y.array.labels().map_err(|found| y.fail(found))?;
+        let read = y.array.labels().map_err(|found| y.fail(found, SHAPES))?;
         if read.indices.len() != n {
-            return Err(y.fail(format!("has {} labels for {n} sequences", read.indices.len())));
+            return Err(y.fail(format!("has {} labels for {n} sequences", read.indices.len()), SHAPES));
         }
         labels = Some(read);
     }
-    Ok(Raw { file, t, i, values, labels, lines: None })
+    let lengths = lengths
+        .map(|lengths| lengths.array.lengths(n, t).map_err(|found| lengths.fail(found, STEPS)))
+        .transpose()?
+        .filter(|lengths| lengths.iter().any(|&length| (length as usize) < t));
+    if let (Values::F32(values), Some(lengths)) = (&mut values, &lengths) {
+        // Anything may stand there, NaN too.
+        for (sequence, &length) in values.chunks_exact_mut(t * i).zip(lengths) {
+            sequence[length as usize * i..].fill(0.0);
+        }
+    }
+    Ok(Raw { file, t, i, values, lengths, labels, lines: None })
 }
 
-/// Takes arrays by name: `x` and `y`, or those with `_train` and `_test`. Without `labelled`, `y` may be missing.
+/// Takes arrays by name: `x` and `y`, or those with `_train` and `_test`. `lengths` may be there; without `labelled`, `y` may
+/// be missing.
 fn parts<F>(file: &Path, y_names: &[&str], labelled: bool, take: F) -> Result<Parts>
 where
     F: Fn(&str) -> Option<Result<Found>>,
@@ -287,7 +316,7 @@ where
             let found = format!("has x{ending} but no {}{ending}", y_names[0]);
             return Err(Error::data(file, found, "add it: the class of each sequence"));
         }
-        raw(x, y).map(Some)
+        raw(x, y, take(&format!("lengths{ending}")).transpose()?).map(Some)
     };
     if let Some(all) = part("")? {
         return Ok((all, None));
@@ -316,20 +345,22 @@ fn read_npy(file: &Path) -> Result<Found> {
 
 /// Reads a single `.npy` file of sequences without labels.
 pub fn read_x(file: &Path) -> Result<Parts> {
-    Ok((raw(read_npy(file)?, None)?, None))
+    Ok((raw(read_npy(file)?, None, None)?, None))
+}
+
+/// The file of an array in a folder, plain or gz.
+fn npy_of(folder: &Path, name: &str) -> Option<PathBuf> {
+    [".npy", ".npy.gz"].map(|ending| folder.join(format!("{name}{ending}"))).into_iter().find(|file| file.exists())
 }
 
 /// Whether a folder has `.npy` files of the names that [`read_folder`] takes.
 pub fn is_npy_folder(folder: &Path) -> bool {
-    ["x.npy", "x_train.npy"].iter().any(|name| folder.join(name).is_file())
+    ["x", "x_train"].iter().any(|name| npy_of(folder, name).is_some())
 }
 
 /// Reads a folder with `x.npy` and `y.npy`, or `x_train.npy`, `y_train.npy`, `x_test.npy`, `y_test.npy`.
 pub fn read_folder(folder: &Path, labelled: bool) -> Result<Parts> {
-    parts(folder, &["y", "labels"], labelled, |name| {
-        let file = folder.join(format!("{name}.npy"));
-        file.exists().then(|| read_npy(&file))
-    })
+    parts(folder, &["y", "labels"], labelled, |name| npy_of(folder, name).map(|file| read_npy(&file)))
 }
 
 /// Reads a safetensors file.

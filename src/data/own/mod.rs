@@ -1,23 +1,28 @@
 //! People's own sequences: NumPy's `.npz` and `.npy`, CSV and TSV, the UCR/UEA archive's `.tsv` and `.ts`, safetensors.
 //!
-//! A reader gives sequences of one length and their classes' names; here they are told apart into training, validation and
-//! test, and normalised. What a model has to know of that later is [`OwnData`], which its checkpoint keeps.
+//! A reader gives sequences, padded to the longest, and their classes' names; here they are told apart into training,
+//! validation and test, and normalised. Every file may be packed by gzip. What a model has to know of that later is [`OwnData`], which its checkpoint keeps.
 
 mod array;
+mod inspection;
 mod raw;
 mod text;
 mod ts;
 mod zip;
 
+pub use inspection::{InputRange, Inspection, inspect};
 pub use text::LabelColumn;
 
 use super::idx::unreadable;
-use super::{Dataset, Sequences, Split, Values};
+use super::{Dataset, Sequences, Values};
 use crate::error::{Error, Result};
+use flate2::bufread::MultiGzDecoder;
 use rand::Rng;
 use raw::{Labels, Raw, quoted, sort_names};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use text::Layout;
@@ -28,6 +33,8 @@ pub(crate) const BYTE_SCALE: f32 = 1.0 / 255.0;
 const MAX_BYTES: u64 = 2 << 30;
 /// The name of such a data set, in a configuration and in reports.
 pub const NAME: &str = "own";
+/// What to do about sequences too long to be padded.
+const CUT: &str = "cut the longest ones";
 /// What can be read, for messages.
 const FORMS: &str = "give a .npz, .csv, .tsv, .ts or .safetensors file, or a folder with x.npy and y.npy";
 
@@ -100,6 +107,9 @@ pub struct OwnData {
     pub split: Shares,
     /// Seed of that.
     pub split_seed: u64,
+    /// Whether its sequences differed in length; then the model reads sequences of any length.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_length: bool,
 }
 
 impl OwnData {
@@ -134,8 +144,6 @@ pub struct Options {
     pub split_seed: Option<u64>,
     /// Normalisation [default: by feature, and none for bytes].
     pub normalize: Option<Normalize>,
-    /// Reads data with faults too, so that [`Inspection`] can tell them.
-    pub lenient: bool,
 }
 
 /// The form of a file or folder.
@@ -151,7 +159,7 @@ enum Form {
 }
 
 fn form(path: &Path) -> Option<Form> {
-    let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let ending = plain_name(path).extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if path.is_dir() {
         let archive = || archive_files(path, "_TRAIN").is_some();
         return match array::is_npy_folder(path) {
@@ -166,6 +174,14 @@ fn form(path: &Path) -> Option<Form> {
         "ts" => Some(Form::Ts),
         "safetensors" => Some(Form::Safetensors),
         _ => None,
+    }
+}
+
+/// The name of a file without the ending of gzip.
+fn plain_name(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(ending) if ending.eq_ignore_ascii_case("gz") => path.with_extension(""),
+        _ => path.to_owned(),
     }
 }
 
@@ -185,12 +201,12 @@ fn archive_files(folder: &Path, part: &str) -> Option<PathBuf> {
     files.sort();
     let of = |ending: &str| {
         let name = format!("{part}.{ending}");
-        files.iter().find(|file| file.to_string_lossy().ends_with(&name)).cloned()
+        files.iter().find(|file| plain_name(file).to_string_lossy().ends_with(&name)).cloned()
     };
     of("ts").or_else(|| of("tsv"))
 }
 
-/// All bytes of a file, whose size is looked at first.
+/// All bytes of a file, whose size is looked at first; unpacked, if it is packed by gzip.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let about = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !about.is_file() {
@@ -203,7 +219,29 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
         let found = format!("has {} bytes, more than the {MAX_BYTES} that are read", about.len());
         return Err(Error::data(path, found, "give fewer sequences"));
     }
-    fs::read(path).map_err(|error| unreadable(path, &error))
+    let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    if bytes.starts_with(&[0x1f, 0x8b]) { unpack(path, &bytes) } else { Ok(bytes) }
+}
+
+/// The content of a gzip file, of one or several parts.
+fn unpack(path: &Path, packed: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = MultiGzDecoder::new(packed).take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    let broken = |found: String| Error::data(path, found, "replace it by a good copy");
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            broken(format!("its gzip data ends early, after {} bytes of content", bytes.len()))
+        }
+        _ => broken(format!("its gzip data is corrupt after {} bytes of content ({error})", bytes.len())),
+    })?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let found = format!("unpacks to more than the {MAX_BYTES} bytes that are read");
+        return Err(Error::data(path, found, "give fewer sequences"));
+    }
+    if bytes.is_empty() {
+        return Err(Error::data(path, "is empty (0 bytes, packed by gzip)", "give a file with sequences in it"));
+    }
+    Ok(bytes)
 }
 
 /// The text of a file.
@@ -258,21 +296,43 @@ fn read(path: &Path, layout: &Layout) -> Result<(Raw, Option<Raw>)> {
 /// [`Error::Data`] that names the file, the place in it, what was found and what to do; [`Error::Usage`] for options that do
 /// not go with the data or with the model.
 pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result<Dataset> {
-    let layout =
-        Layout { label: options.label_column.clone(), steps: options.steps, inputs: options.inputs, unlabelled: false };
-    let (raw, own_test) = read(path, &layout)?;
-    let test = match &options.test {
+    load_with(path, options, trained, &mut Err)
+}
+
+/// The same; `fault` is told what is wrong with data that can be looked at all the same, and returns an error to end there.
+fn load_with(
+    path: &Path,
+    options: &Options,
+    trained: Option<&OwnData>,
+    fault: &mut dyn FnMut(Error) -> Result<()>,
+) -> Result<Dataset> {
+    let layout = Layout {
+        label: options.label_column.clone(),
+        steps: options.steps,
+        inputs: options.inputs,
+        unlabelled: false,
+        any_length: false,
+    };
+    let (mut raw, own_test) = read(path, &layout)?;
+    let mut test = match &options.test {
         None => own_test,
         Some(file) => Some(read(file, &layout)?.0),
     };
     check_pair(&raw, test.as_ref())?;
-    if !options.lenient {
-        raw.check_finite()?;
-        test.as_ref().map_or(Ok(()), Raw::check_finite)?;
+    if let Some(test) = &mut test {
+        let t = raw.t.max(test.t);
+        raw.pad(t);
+        test.pad(t);
     }
+    let parts = || std::iter::once(&raw).chain(&test);
+    if trained.is_some_and(|own| !own.any_length) {
+        parts().try_for_each(|part| check_whole(part, part.t))?;
+    }
+    let any_length = trained.map_or_else(|| parts().any(|part| part.lengths.is_some()), |own| own.any_length);
+    parts().try_for_each(|part| part.check_finite().or_else(&mut *fault))?;
     let class_names = match trained {
         Some(own) => own.class_names.clone(),
-        None => class_names(&raw, test.as_ref(), options.lenient)?,
+        None => class_names(&raw, test.as_ref(), fault)?,
     };
     let labels = numbers(&raw, &class_names)?;
     let test_labels = test.as_ref().map(|test| numbers(test, &class_names)).transpose()?;
@@ -282,9 +342,9 @@ pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result
     let [train_rows, validation_rows, test_rows] =
         split(&labels, class_names.len(), shares, split_seed, test.is_none());
     let empty = train_rows.is_empty() || validation_rows.is_empty() || (test.is_none() && test_rows.is_empty());
-    if empty && !options.lenient {
+    if empty {
         let found = format!("has {} sequences, too few for training, validation and test", labels.len());
-        return Err(Error::data(path, found, "give more, at least 3 of some class, or a file of test sequences"));
+        fault(Error::data(path, found, "give more, at least 3 of some class, or a file of test sequences"))?;
     }
     let train = take(&raw, &labels, &train_rows);
     let validation = take(&raw, &labels, &validation_rows);
@@ -307,15 +367,17 @@ pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result
         }
         None => measure(&train, kind),
     };
-    let own = OwnData { class_names, normalization, split: shares, split_seed };
+    let own = OwnData { class_names, normalization, split: shares, split_seed, any_length };
     let [train, validation, test] = [train, validation, test].map(|part| own.apply(part));
+    let parts = [&train, &validation, &test];
+    let shortest = parts.iter().flat_map(|part| part.lengths()).flatten().min();
+    let steps = shortest.map_or_else(|| train.t().to_string(), |shortest| format!("{shortest} to {}", train.t()));
     let description = format!(
-        "{}: {} to train, {} to validate, {} to test, {} steps of {} inputs, {} classes",
+        "{}: {} to train, {} to validate, {} to test, {steps} steps of {} inputs, {} classes",
         path.display(),
         train.len(),
         validation.len(),
         test.len(),
-        train.t(),
         train.i(),
         own.class_names.len()
     );
@@ -326,7 +388,8 @@ pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result
 /// Makes sure that two files can be parts of one data set.
 fn check_pair(raw: &Raw, test: Option<&Raw>) -> Result<()> {
     let Some(test) = test else { return Ok(()) };
-    if (test.t, test.i) != (raw.t, raw.i) {
+    let differ = raw.lengths.is_some() || test.lengths.is_some();
+    if test.i != raw.i || (test.t != raw.t && !differ) {
         let found = format!(
             "has test sequences of {} steps of {} inputs, {} has {} of {}",
             test.t,
@@ -345,12 +408,19 @@ fn check_pair(raw: &Raw, test: Option<&Raw>) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that all sequences have `t` steps, for a model that was trained on such.
+fn check_whole(raw: &Raw, t: usize) -> Result<()> {
+    let Some(short) = (0..raw.len()).find(|&n| raw.length(n) != t) else { return Ok(()) };
+    let found = format!("{} has {} steps, the model reads {t} of each", raw.place(short), raw.length(short));
+    Err(Error::data(&raw.file, found, "give whole sequences, or train with ones of different lengths"))
+}
+
 fn labels(raw: &Raw) -> Result<&Labels> {
     raw.labels.as_ref().ok_or_else(|| Error::data(&raw.file, "has no labels", "add the class of each sequence"))
 }
 
 /// The names of all classes, in their order.
-fn class_names(raw: &Raw, test: Option<&Raw>, lenient: bool) -> Result<Vec<String>> {
+fn class_names(raw: &Raw, test: Option<&Raw>, fault: &mut dyn FnMut(Error) -> Result<()>) -> Result<Vec<String>> {
     let train = labels(raw)?;
     let mut names = train.names.clone();
     if let Some(test) = test {
@@ -359,17 +429,14 @@ fn class_names(raw: &Raw, test: Option<&Raw>, lenient: bool) -> Result<Vec<Strin
     sort_names(&mut names);
     names.dedup();
     let (n, k) = (train.indices.len(), train.names.len());
-    if lenient {
-        return Ok(names);
-    }
     if names.len() == 1 {
         let found = format!("has one class only, {}", quoted(&names[0]));
-        return Err(Error::data(&raw.file, found, "give sequences of two classes or more"));
+        fault(Error::data(&raw.file, found, "give sequences of two classes or more"))?;
     }
     if n >= 20 && 2 * k > n {
         let found =
             format!("has {k} different labels for {n} sequences: {}, {}, …", quoted(&names[0]), quoted(&names[1]));
-        return Err(Error::data(&raw.file, found, "name the label's column with --label-column, or give classes"));
+        fault(Error::data(&raw.file, found, "name the label's column with --label-column, or give classes"))?;
     }
     Ok(names)
 }
@@ -439,26 +506,53 @@ fn take(raw: &Raw, labels: &[u32], rows: &[usize]) -> Sequences {
         Values::U8 { bytes, scale } => Values::U8 { bytes: gather(bytes, width, rows), scale: *scale },
         Values::F32(values) => Values::F32(gather(values, width, rows)),
     };
-    Sequences::new(raw.t, raw.i, values, rows.iter().map(|&row| labels[row]).collect())
-}
-
-/// The numbers of sequences as a model without normalisation sees them.
-fn floats(values: &Values) -> Vec<f32> {
-    match values {
-        Values::U8 { bytes, scale } => bytes.iter().map(|&byte| f32::from(byte) * scale).collect(),
-        Values::F32(values) => values.clone(),
+    let sequences = Sequences::new(raw.t, raw.i, values, rows.iter().map(|&row| labels[row]).collect());
+    match &raw.lengths {
+        Some(lengths) => sequences.with_lengths(rows.iter().map(|&row| lengths[row]).collect()),
+        None => sequences,
     }
 }
 
-/// Mean and standard deviation of every `stride`th number; 1 where all are the same.
-fn moments(values: &[f32], stride: usize) -> (f32, f32) {
-    let each = || values.iter().step_by(stride).map(|&v| f64::from(v));
-    let n = values.len().div_ceil(stride) as f64;
-    let mean = each().sum::<f64>() / n;
-    let deviation = (each().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n).sqrt() as f32;
-    let constant = each().all(|v| v == f64::from(values[0]));
-    // Where all are the same, the mean of them is to be it to the bit, too.
-    if constant || deviation == 0.0 { (values[0], 1.0) } else { (mean as f32, deviation) }
+/// Mean and standard deviation of each input over all steps of `sequences`, which are `[length,I]`; 1 where all are the same,
+/// and where there are none.
+fn moments<'a, S>(i: usize, sequences: impl Fn() -> S) -> (Vec<f32>, Vec<f32>)
+where
+    S: Iterator<Item = Cow<'a, [f32]>>,
+{
+    let mut sums = vec![0.0_f64; i];
+    let mut first: Vec<f32> = Vec::new();
+    let mut constant = vec![true; i];
+    let mut n = 0_u64;
+    for sequence in sequences() {
+        for step in sequence.chunks_exact(i) {
+            if first.is_empty() {
+                first = step.to_vec();
+            }
+            n += 1;
+            for (input, &value) in step.iter().enumerate() {
+                sums[input] += f64::from(value);
+                constant[input] &= value == first[input];
+            }
+        }
+    }
+    if n == 0 {
+        return (vec![0.0; i], vec![1.0; i]);
+    }
+    let mean: Vec<f64> = sums.iter().map(|sum| sum / n as f64).collect();
+    let mut squares = vec![0.0_f64; i];
+    for sequence in sequences() {
+        for step in sequence.chunks_exact(i) {
+            for ((square, &value), mean) in squares.iter_mut().zip(step).zip(&mean) {
+                *square += (f64::from(value) - mean) * (f64::from(value) - mean);
+            }
+        }
+    }
+    let of_input = |input: usize| {
+        let deviation = (squares[input] / n as f64).sqrt() as f32;
+        // Where all are the same, the mean of them is to be it to the bit, too.
+        if constant[input] || deviation == 0.0 { (first[input], 1.0) } else { (mean[input] as f32, deviation) }
+    };
+    (0..i).map(of_input).unzip()
 }
 
 fn measure(train: &Sequences, kind: Normalize) -> Normalization {
@@ -466,18 +560,33 @@ fn measure(train: &Sequences, kind: Normalize) -> Normalization {
         Normalize::None => Normalization::None,
         Normalize::Sequence => Normalization::Sequence,
         Normalize::Feature => {
-            let (values, i) = (floats(train.values()), train.i());
-            if values.is_empty() {
-                return Normalization::Feature { mean: vec![0.0; i], deviation: vec![1.0; i] };
-            }
-            let (mean, deviation) = (0..i).map(|input| moments(&values[input..], i)).unzip();
+            let (mean, deviation) = moments(train.i(), || (0..train.len()).map(|n| train.numbers(n)));
             Normalization::Feature { mean, deviation }
         }
     }
 }
 
-fn scaled(value: f32, mean: f32, deviation: f32) -> f32 {
-    ((f64::from(value) - f64::from(mean)) / f64::from(deviation)) as f32
+/// Brings the steps `[length,I]` to a mean and a standard deviation of each input.
+fn scale(steps: &mut [f32], mean: &[f32], deviation: &[f32]) {
+    for step in steps.chunks_exact_mut(mean.len()) {
+        for ((value, &mean), &deviation) in step.iter_mut().zip(mean).zip(deviation) {
+            *value = ((f64::from(*value) - f64::from(mean)) / f64::from(deviation)) as f32;
+        }
+    }
+}
+
+impl Normalization {
+    /// Brings the steps `[length,I]` of a sequence to the scale that the model sees.
+    fn apply(&self, i: usize, steps: &mut [f32]) {
+        match self {
+            Self::None => {}
+            Self::Feature { mean, deviation } => scale(steps, mean, deviation),
+            Self::Sequence => {
+                let (mean, deviation) = moments(i, || std::iter::once(Cow::Borrowed(&*steps)));
+                scale(steps, &mean, &deviation);
+            }
+        }
+    }
 }
 
 impl OwnData {
@@ -487,26 +596,14 @@ impl OwnData {
         if self.normalization == Normalization::None {
             return sequences;
         }
-        let mut values = floats(sequences.values());
-        match &self.normalization {
-            Normalization::None => {}
-            Normalization::Feature { mean, deviation } => {
-                for step in values.chunks_exact_mut(i) {
-                    for ((value, &mean), &deviation) in step.iter_mut().zip(mean).zip(deviation) {
-                        *value = scaled(*value, mean, deviation);
-                    }
-                }
-            }
-            Normalization::Sequence => {
-                for sequence in values.chunks_exact_mut(t * i) {
-                    for input in 0..i {
-                        let (mean, deviation) = moments(&sequence[input..], i);
-                        sequence[input..].iter_mut().step_by(i).for_each(|v| *v = scaled(*v, mean, deviation));
-                    }
-                }
-            }
+        let mut values = Vec::with_capacity(sequences.len() * t * i);
+        for n in 0..sequences.len() {
+            let from = values.len();
+            values.extend_from_slice(&sequences.numbers(n));
+            self.normalization.apply(i, &mut values[from..]);
+            values.resize(from + t * i, 0.0);
         }
-        Sequences::new(t, i, Values::F32(values), sequences.labels().to_vec())
+        sequences.with_values(Values::F32(values))
     }
 }
 
@@ -518,7 +615,8 @@ pub struct Unlabelled {
     pub lines: Option<Vec<usize>>,
 }
 
-/// Reads sequences for a model of `t` steps of `i` inputs; labels may be there and are not looked at.
+/// Reads sequences for a model of `t` steps of `i` inputs, or of any number of steps if it was trained so; labels may be
+/// there and are not looked at.
 ///
 /// # Errors
 ///
@@ -529,85 +627,25 @@ pub fn read_for(
     (t, i): (usize, usize),
     trained: Option<&OwnData>,
 ) -> Result<Unlabelled> {
-    let layout = Layout { label: label_column.cloned(), steps: Some(t), inputs: Some(i), unlabelled: true };
+    let any_length = trained.is_some_and(|own| own.any_length);
+    let layout = Layout { label: label_column.cloned(), steps: Some(t), inputs: Some(i), unlabelled: true, any_length };
     let (raw, _) = read(path, &layout)?;
     raw.check_finite()?;
-    if (raw.t, raw.i) != (t, i) {
-        let found = format!("has sequences of {} steps of {} inputs, the model reads {t} of {i}", raw.t, raw.i);
+    if raw.i != i || (raw.t != t && !any_length) {
+        let steps = if any_length { "steps".into() } else { t.to_string() };
+        let found = format!("has sequences of {} steps of {} inputs, the model reads {steps} of {i}", raw.t, raw.i);
         return Err(Error::data(path, found, "give sequences as those that the model was trained on"));
+    }
+    if !any_length {
+        check_whole(&raw, t)?;
     }
     let n = raw.len();
     let sequences = take(&raw, &vec![0; n], &(0..n).collect::<Vec<_>>());
-    Ok(Unlabelled { sequences: trained.map_or(sequences.clone(), |own| own.apply(sequences)), lines: raw.lines })
-}
-
-/// What there is to know of data before training.
-pub struct Inspection {
-    /// Smallest and largest of the finite numbers of all splits, and their mean.
-    pub range: Option<[f64; 3]>,
-    /// What is wrong or doubtful, a line each.
-    pub problems: Vec<String>,
-}
-
-impl Inspection {
-    /// Looks at data that was loaded without normalisation.
-    pub fn of(data: &Dataset) -> Self {
-        let splits = [("training", Split::Train), ("validation", Split::Validation), ("test", Split::Test)];
-        let (mut low, mut high, mut sum, mut n) = (f64::INFINITY, f64::NEG_INFINITY, 0.0, 0_u64);
-        let mut problems = Vec::new();
-        for (name, split) in splits {
-            let part = data.split(split);
-            let mut bad = None;
-            let mut count = 0;
-            let mut see = |at: usize, value: f64| {
-                if value.is_finite() {
-                    (low, high, sum, n) = (low.min(value), high.max(value), sum + value, n + 1);
-                } else {
-                    count += 1;
-                    bad = bad.or(Some(at));
-                }
-            };
-            match part.values() {
-                Values::U8 { bytes, .. } => bytes.iter().enumerate().for_each(|(at, &v)| see(at, v.into())),
-                Values::F32(values) => values.iter().enumerate().for_each(|(at, &v)| see(at, v.into())),
-            }
-            if let Some(at) = bad {
-                let (sequence, step, input) = (at / (part.t() * part.i()), at / part.i() % part.t(), at % part.i());
-                problems.push(format!(
-                    "{count} numbers of the {name} split are NaN or infinite, the first in its sequence {sequence}, step {step}, input {input} (counted from 0)"
-                ));
-            }
-            let mut counts = vec![0_usize; data.classes];
-            part.labels().iter().for_each(|&label| counts[label as usize] += 1);
-            let missing: Vec<_> = (0..data.classes)
-                .filter(|&class| counts[class] == 0)
-                .map(|class| quoted(&data.class_name(class)))
-                .collect();
-            if part.is_empty() {
-                problems.push(format!("the {name} split is empty"));
-            } else if !missing.is_empty() {
-                problems.push(format!("the {name} split has no sequence of class {}", few(&missing)));
-            }
-        }
-        if data.classes == 1 {
-            problems.push("there is one class only".into());
-        }
-        let (values, i) = (floats(data.train.values()), data.train.i());
-        let constant = |&input: &usize| {
-            let mut numbers = values.iter().skip(input).step_by(i);
-            let first = numbers.next();
-            first.is_some() && numbers.all(|v| Some(v) == first)
-        };
-        let constant: Vec<_> = (0..i).filter(constant).map(|input| input.to_string()).collect();
-        if !constant.is_empty() {
-            problems.push(format!("inputs that never change: {} (counted from 0)", few(&constant)));
-        }
-        Self { range: (n > 0).then(|| [low, high, sum / n as f64]), problems }
-    }
-}
-
-/// The first of many, for a line.
-fn few(all: &[String]) -> String {
-    let more = if all.len() > 8 { format!(" and {} more", all.len() - 8) } else { String::new() };
-    format!("{}{more}", all[..all.len().min(8)].join(", "))
+    Ok(Unlabelled {
+        sequences: match trained {
+            Some(own) => own.apply(sequences),
+            None => sequences,
+        },
+        lines: raw.lines,
+    })
 }

@@ -1,4 +1,4 @@
-//! What a reader gives: sequences of one length as they stand in the file, and the labels' text.
+//! What a reader gives: sequences as they stand in the file, padded to the longest, and the labels' text.
 
 use crate::data::Values;
 use crate::error::{Error, Result};
@@ -9,12 +9,14 @@ use std::path::PathBuf;
 pub struct Raw {
     /// The file.
     pub file: PathBuf,
-    /// Steps of each sequence.
+    /// Steps of the longest sequence.
     pub t: usize,
     /// Inputs of each step.
     pub i: usize,
     /// `[N,T,I]`
     pub values: Values,
+    /// Steps of each sequence, `[N]`; none where all have T.
+    pub lengths: Option<Vec<u32>>,
     /// The class of each sequence.
     pub labels: Option<Labels>,
     /// The line of each sequence, in a file that has lines.
@@ -27,6 +29,25 @@ impl Raw {
         self.values.len() / (self.t * self.i)
     }
 
+    /// Steps of sequence `n`.
+    pub fn length(&self, n: usize) -> usize {
+        self.lengths.as_ref().map_or(self.t, |lengths| lengths[n] as usize)
+    }
+
+    /// Makes room for `t` steps, at least as many as there are.
+    pub fn pad(&mut self, t: usize) {
+        if t == self.t {
+            return;
+        }
+        let (n, width, room) = (self.len(), self.t * self.i, t * self.i);
+        self.lengths.get_or_insert_with(|| vec![self.t as u32; n]);
+        self.values = match &self.values {
+            Values::U8 { bytes, scale } => Values::U8 { bytes: spread(bytes, width, room, 0), scale: *scale },
+            Values::F32(values) => Values::F32(spread(values, width, room, 0.0)),
+        };
+        self.t = t;
+    }
+
     /// A sequence for the user: `sequence 4 (line 6)`.
     pub fn place(&self, sequence: usize) -> String {
         match &self.lines {
@@ -35,22 +56,66 @@ impl Raw {
         }
     }
 
-    /// Where the first number that is NaN or infinite stands, and what it is.
-    pub fn not_finite(&self) -> Option<String> {
-        let Values::F32(values) = &self.values else { return None };
-        let at = values.iter().position(|v| !v.is_finite())?;
-        let (sequence, step, input) = (at / (self.t * self.i), at / self.i % self.t, at % self.i);
-        let what = if values[at].is_nan() { "NaN" } else { "infinite (or too large for 32 bits)" };
-        Some(format!("{}, step {step}, input {input} (counted from 0) is {what}", self.place(sequence)))
-    }
-
     /// Makes sure that all numbers are finite.
     pub fn check_finite(&self) -> Result<()> {
-        match self.not_finite() {
-            None => Ok(()),
-            Some(found) => Err(Error::data(&self.file, found, "fill it in, or leave the sequence out")),
+        let Values::F32(values) = &self.values else { return Ok(()) };
+        let (mut first, mut count) = (None, 0_u64);
+        for sequence in 0..self.len() {
+            let steps = &values[sequence * self.t * self.i..][..self.length(sequence) * self.i];
+            for (at, value) in steps.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
+                count += 1;
+                first = first.or(Some((sequence, at / self.i, at % self.i, *value)));
+            }
         }
+        let Some((sequence, step, input, value)) = first else { return Ok(()) };
+        let what = if value.is_nan() { "NaN" } else { "infinite (or too large for 32 bits)" };
+        let more = match count {
+            1 => String::new(),
+            _ => format!(" (and {} more numbers are none)", count - 1),
+        };
+        let found = format!("{}, step {step}, input {input} (counted from 0) is {what}{more}", self.place(sequence));
+        Err(Error::data(&self.file, found, "fill it in, or leave the sequence out"))
     }
+}
+
+/// Rows of `width` values, each followed by as much of `padding` as makes it `room` wide.
+fn spread<V: Copy>(values: &[V], width: usize, room: usize, padding: V) -> Vec<V> {
+    let mut all = Vec::with_capacity(values.len() / width * room);
+    for row in values.chunks_exact(width) {
+        all.extend_from_slice(row);
+        all.resize(all.len() + room - width, padding);
+    }
+    all
+}
+
+/// Sequences `[length,I]` that follow one another, padded with zeros to `[N,T,I]`; with T, and the lengths where they
+/// differ. The error says what was found.
+///
+/// # Panics
+///
+/// If there are no lengths.
+pub fn padded(values: Vec<f32>, lengths: Vec<u32>, i: usize) -> Result<(Vec<f32>, usize, Option<Vec<u32>>), String> {
+    let longest = *lengths.iter().max().expect("a sequence");
+    let t = longest as usize;
+    if lengths.iter().all(|&length| length == longest) {
+        return Ok((values, t, None));
+    }
+    let mut all = Vec::new();
+    let room = lengths.len().checked_mul(t * i);
+    if room.is_none_or(|room| all.try_reserve_exact(room).is_err()) {
+        let n = lengths.len();
+        return Err(format!(
+            "has {n} sequences, which all need room for the {t} steps of the longest: too much memory"
+        ));
+    }
+    let mut rest = &values[..];
+    for &length in &lengths {
+        let (sequence, after) = rest.split_at(length as usize * i);
+        all.extend_from_slice(sequence);
+        all.resize(all.len() + (t - length as usize) * i, 0.0);
+        rest = after;
+    }
+    Ok((all, t, Some(lengths)))
 }
 
 /// Labels as text, each different one kept once.

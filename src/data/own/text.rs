@@ -1,7 +1,8 @@
-//! Tables of text: CSV, TSV and the UCR archive's `.tsv`. A line is a sequence, one of its columns the label.
+//! Tables of text: CSV, TSV and the UCR archive's `.tsv`. A line is a sequence, one of its columns the label. A sequence that
+//! is shorter than others has empty cells at its end (the archive writes NaN there), or a line that ends early.
 
-use super::raw::{Labels, Raw, quoted};
-use super::read_text;
+use super::raw::{Labels, Raw, padded, quoted};
+use super::{CUT, plain_name, read_text};
 use crate::data::Values;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -43,12 +44,15 @@ pub struct Layout {
     pub inputs: Option<usize>,
     /// Whether a file without a label column is good too; `steps` and `inputs` tell then which it is.
     pub unlabelled: bool,
+    /// Whether sequences of more or fewer than `steps` are good too.
+    pub any_length: bool,
 }
 
 /// Whether the name is one of the UCR archive's, whose label comes first.
 fn is_ucr(path: &Path) -> bool {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
-    path.extension().is_some_and(|ending| ending == "tsv") && (stem.ends_with("_TRAIN") || stem.ends_with("_TEST"))
+    let name = plain_name(path);
+    let stem = name.file_stem().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
+    name.extension().is_some_and(|ending| ending == "tsv") && (stem.ends_with("_TRAIN") || stem.ends_with("_TEST"))
 }
 
 /// Reads a table.
@@ -66,22 +70,39 @@ pub fn read(path: &Path, layout: &Layout) -> Result<Raw> {
         split(line, separator).map_err(unclosed)
     };
     let head: Vec<String> = cells(first.0, first.1)?.into_iter().map(Cow::into_owned).collect();
-    let (header, label) = label_place(path, &head, layout)?;
-    let columns = head.len();
-    let wide = columns - usize::from(label.is_some());
-    let (t, i) = cut(path, wide, layout)?;
-    let mut values = Vec::new();
+    let mut widest = head.len();
+    for (number, line) in lines.clone() {
+        widest = widest.max(cells(number, line)?.len());
+    }
+    let (header, label) = label_place(path, &head, widest, layout)?;
+    // A label that is the last of the first line's stands there in all of them; before it, any line may end early.
+    let label_is_last = label == Some(head.len() - 1) && !matches!(layout.label, Some(LabelColumn::Number(_)));
+    let columns = if header || label_is_last { head.len() } else { widest };
+    let (_, i) = cut(path, columns - usize::from(label.is_some()), layout)?;
+    let pads_with_nan = is_ucr(path);
+    let is_padding = |cell: &str| cell.is_empty() || pads_with_nan && cell.eq_ignore_ascii_case("nan");
+    let (mut values, mut lengths) = (Vec::new(), Vec::new());
     let mut labels = Labels::default();
     let mut numbers = Vec::new();
     let rest = std::iter::once(first).filter(|_| !header).chain(lines);
     for (number, line) in rest {
         let cells = cells(number, line)?;
-        if cells.len() != columns {
+        if cells.len() > columns || label.is_some_and(|label| label >= cells.len()) {
             let found = format!("line {number} has {} columns, line {} has {columns}", cells.len(), first.0);
-            let remedy = "give every line as many (sequences of unequal lengths are not read yet)";
-            return Err(fail(found, remedy));
+            return Err(fail(
+                found,
+                "give every line as many; a shorter sequence has empty cells at the end of its numbers",
+            ));
         }
+        let is_last = |&(column, cell): &(usize, &Cow<'_, str>)| label != Some(column) && !is_padding(cell.trim());
+        let Some(end) = cells.iter().enumerate().rfind(is_last).map(|(column, _)| column + 1) else {
+            return Err(fail(format!("line {number} has no number"), "leave it out"));
+        };
+        let from = values.len();
         for (column, cell) in cells.iter().enumerate() {
+            if label != Some(column) && column >= end {
+                continue;
+            }
             let place = || {
                 let name = if header { format!(" ({})", quoted(&head[column])) } else { String::new() };
                 format!("line {number}, column {}{name}", column + 1)
@@ -107,18 +128,25 @@ pub fn read(path: &Path, layout: &Layout) -> Result<Raw> {
                 }
             }
         }
+        let count = values.len() - from;
+        if !count.is_multiple_of(i) {
+            let found = format!("line {number} has {count} numbers, which do not make whole steps of {i} inputs");
+            return Err(fail(found, "fill in what is missing, or leave the line out"));
+        }
+        lengths.push((count / i) as u32);
         numbers.push(number);
     }
     if numbers.is_empty() {
         return Err(fail("has a line of names and no sequence".into(), "give a line for each sequence"));
     }
     let labels = label.map(|_| labels);
-    Ok(Raw { file: path.to_owned(), t, i, values: Values::F32(values), labels, lines: Some(numbers) })
+    let (values, t, lengths) = padded(values, lengths, i).map_err(|found| fail(found, CUT))?;
+    Ok(Raw { file: path.to_owned(), t, i, values: Values::F32(values), lengths, labels, lines: Some(numbers) })
 }
 
 /// What stands between the cells: a tab, or what the first line has most of.
 fn separator(path: &Path, first: &str) -> char {
-    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv")) {
+    if plain_name(path).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv")) {
         return '\t';
     }
     // With semicolons in it, commas are decimal ones.
@@ -167,7 +195,7 @@ fn split(line: &str, separator: char) -> Result<Vec<Cow<'_, str>>, String> {
 }
 
 /// Whether the first line names the columns, and which one is the label's, if there is one.
-fn label_place(path: &Path, head: &[String], layout: &Layout) -> Result<(bool, Option<usize>)> {
+fn label_place(path: &Path, head: &[String], widest: usize, layout: &Layout) -> Result<(bool, Option<usize>)> {
     let is_number = |cell: &str| cell.trim().parse::<f64>().is_ok();
     let named = head.iter().position(|cell| LABEL_NAMES.iter().any(|name| cell.trim().eq_ignore_ascii_case(name)));
     let last = head.len() - 1;
@@ -176,15 +204,34 @@ fn label_place(path: &Path, head: &[String], layout: &Layout) -> Result<(bool, O
             Some(place) => return Ok((true, Some(place))),
             None => Err((format!("--label-column {name}"), "no column has this name in its first line".to_owned())),
         },
-        Some(LabelColumn::Number(number)) if *number > head.len() => {
-            Err((format!("--label-column {number}"), format!("its first line has {} columns", head.len())))
+        Some(LabelColumn::Number(number)) if *number > widest => {
+            Err((format!("--label-column {number}"), format!("its lines have {widest} columns")))
         }
         Some(LabelColumn::Number(number)) => Ok(number - 1),
         None if is_ucr(path) => Ok(0),
         None => Ok(named.unwrap_or(last)),
     };
-    // A model tells how many numbers there are; where they are all, there is no label.
-    let none = layout.unlabelled && layout.steps.zip(layout.inputs).is_some_and(|(t, i)| t * i == head.len());
+    let none = layout.unlabelled
+        && match layout.steps.zip(layout.inputs) {
+            // A model tells how many numbers there are; where they are all, there is no label.
+            Some((t, i)) if t * i == widest => true,
+            // Whole steps and one cell more have a label.
+            Some((_, i)) if layout.any_length && i > 1 => widest.is_multiple_of(i),
+            Some((t, _)) if layout.any_length && layout.label.is_none() && named.is_none() && !is_ucr(path) => {
+                let last_is_number = is_number(&head[last]);
+                if last_is_number && widest != t + 1 {
+                    let found = format!(
+                        "its lines have {widest} numbers, and the model reads sequences of any length: the last may be a label"
+                    );
+                    let remedy = format!(
+                        "name the label's column with --label-column; without labels, end a line with empty cells to have {t}"
+                    );
+                    return Err(Error::data(path, found, remedy));
+                }
+                false
+            }
+            _ => false,
+        };
     let label = match found {
         _ if none => None,
         Ok(place) => Some(place),
@@ -213,9 +260,13 @@ fn cut(path: &Path, wide: usize, layout: &Layout) -> Result<(usize, usize)> {
         (None, Some(i)) if wide.is_multiple_of(i) => Ok((wide / i, i)),
         (None, Some(i)) => Err(refuse(format!("--inputs {i}"), i)),
         (Some(t), Some(i)) if t * i == wide => Ok((t, i)),
+        (Some(_), Some(i)) if layout.any_length && wide.is_multiple_of(i) => Ok((wide / i, i)),
         (Some(t), Some(i)) if layout.unlabelled => Err(Error::data(
             path,
-            format!("its lines have {wide} numbers, the model reads {t} steps of {i}"),
+            match layout.any_length {
+                true => format!("its lines have {wide} numbers, the model reads steps of {i}"),
+                false => format!("its lines have {wide} numbers, the model reads {t} steps of {i}"),
+            },
             "give sequences as those that the model was trained on",
         )),
         (Some(t), Some(i)) => Err(refuse(format!("{t} steps of {i} inputs"), t * i)),

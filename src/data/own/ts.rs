@@ -1,8 +1,8 @@
 //! The UCR/UEA archive's `.ts` files: a header of lines with `@`, then a line for each sequence. Its dimensions are
 //! separated by colons, their steps by commas; the class comes last.
 
-use super::raw::{Labels, Raw, quoted};
-use super::read_text;
+use super::raw::{Labels, Raw, padded, quoted};
+use super::{CUT, read_text};
 use crate::data::Values;
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -17,7 +17,7 @@ pub fn read(path: &Path, labelled: bool) -> Result<Raw> {
     let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
     let mut lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
 
-    let mut has_labels = false;
+    let (mut has_labels, mut unequal) = (false, false);
     loop {
         let Some((number, line)) = lines.next() else {
             return Err(fail("has no @data line".into(), REMEDY));
@@ -36,10 +36,7 @@ pub fn read(path: &Path, labelled: bool) -> Result<Raw> {
                     "save it without them",
                 ));
             }
-            ("equallength", "false") => {
-                let found = format!("line {number}: its sequences have unequal lengths, which are not read yet");
-                return Err(fail(found, "bring all to one length"));
-            }
+            ("equallength", value) => unequal = value == "false",
             ("targetlabel", "true") => {
                 return Err(fail(
                     format!("line {number}: it is for regression, not classes"),
@@ -55,6 +52,7 @@ pub fn read(path: &Path, labelled: bool) -> Result<Raw> {
     }
 
     let (mut values, mut labels, mut numbers) = (Vec::new(), Labels::default(), Vec::new());
+    let mut lengths = Vec::new();
     // Of the first line: its number, steps and dimensions.
     let mut sizes: Option<(usize, usize, usize)> = None;
     for (number, line) in lines {
@@ -68,21 +66,26 @@ pub fn read(path: &Path, labelled: bool) -> Result<Raw> {
         }
         let i = dimensions.len();
         let t = dimensions[0].split(',').count();
-        let (first, steps, inputs) = *sizes.get_or_insert((number, t, i));
+        let (first, usual, inputs) = *sizes.get_or_insert((number, t, i));
         if i != inputs {
             let found = format!("line {number} has {i} dimensions, line {first} has {inputs}");
             return Err(fail(found, "give every sequence as many"));
         }
+        if t != usual && !unequal {
+            let found = format!("line {number} has {t} steps, line {first} has {usual}");
+            return Err(fail(found, "say @equalLength false in its header, if lengths are to differ"));
+        }
         // All counts hold before there is room made for the numbers.
         for (input, dimension) in dimensions.iter().enumerate() {
             let count = dimension.split(',').count();
-            if count != steps {
-                let found = format!("line {number}, dimension {input} has {count} steps, line {first} has {steps}");
-                return Err(fail(found, "bring all to one length (unequal ones are not read yet)"));
+            if count != t {
+                let found = format!("line {number}, dimension {input} has {count} steps, its dimension 0 has {t}");
+                return Err(fail(found, "give all dimensions of a sequence as many steps"));
             }
         }
         let from = values.len();
-        values.resize(from + steps * inputs, 0.0);
+        values.resize(from + t * inputs, 0.0);
+        lengths.push(t as u32);
         for (input, dimension) in dimensions.iter().enumerate() {
             for (step, cell) in dimension.split(',').enumerate() {
                 let cell = cell.trim();
@@ -97,9 +100,10 @@ pub fn read(path: &Path, labelled: bool) -> Result<Raw> {
         }
         numbers.push(number);
     }
-    let Some((_, t, i)) = sizes else {
+    let Some((_, _, i)) = sizes else {
         return Err(fail("has no sequence after @data".into(), REMEDY));
     };
     let labels = has_labels.then_some(labels);
-    Ok(Raw { file: path.to_owned(), t, i, values: Values::F32(values), labels, lines: Some(numbers) })
+    let (values, t, lengths) = padded(values, lengths, i).map_err(|found| fail(found, CUT))?;
+    Ok(Raw { file: path.to_owned(), t, i, values: Values::F32(values), lengths, labels, lines: Some(numbers) })
 }
