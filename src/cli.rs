@@ -106,7 +106,7 @@ pub struct DataArgs {
     /// may hold x.npy and y.npy, or the archive's _TRAIN and _TEST files. Any of them may be packed by gzip (.csv.gz).
     ///
     /// Sequences may differ in length: an array lengths [sequences] beside x, empty cells at the end of a line's numbers, or
-    /// @equalLength false. The model then reads sequences of any length.
+    /// @equalLength false. The model then reads sequences of any length. Arrays in files of more than 1 GiB stay on the disk.
     #[arg(long, value_name = "auto|mnist|synthetic|DIR|FILE", help_heading = "Data")]
     pub data: Option<Source>,
     /// Folder with MNIST's four files, plain or gz [default: $FUSED_LSTM_DATA_DIR, else the cache folder]

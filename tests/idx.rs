@@ -315,7 +315,7 @@ fn bytes_of(sequences: &Sequences) -> &[u8] {
             assert_eq!(*scale, 1.0_f32 / 255.0);
             bytes
         }
-        Values::F32(_) => panic!("images are not bytes"),
+        _ => panic!("images are not bytes"),
     }
 }
 

@@ -2,11 +2,17 @@
 
 mod support;
 
+use fused_lstm::config::Config;
+use fused_lstm::cpu::CpuEngine;
 use fused_lstm::data::own::{self, Normalize, Options};
-use fused_lstm::data::{Dataset, Sequences, Values};
+use fused_lstm::data::{Dataset, Sequences, Split, Values};
+use fused_lstm::engine::Engine;
+use fused_lstm::train::{Plan, Unwatched, train};
 use serde_json::json;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::{Folder, run};
 
 fn made(name: &str) -> PathBuf {
@@ -28,7 +34,7 @@ fn names(data: &Dataset) -> Vec<&str> {
 fn floats(sequences: &Sequences) -> &[f32] {
     match sequences.values() {
         Values::F32(values) => values,
-        Values::U8 { .. } => panic!("bytes"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -256,7 +262,6 @@ fn statistics_are_of_the_steps_that_there_are() {
 
 #[test]
 fn gzip_files_are_read_and_broken_ones_refused() {
-    use std::io::Write;
     let pack = |bytes: &[u8]| {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         packer.write_all(bytes).unwrap();
@@ -608,6 +613,239 @@ fn broken_safetensors_files() {
     refused(&nan, &["sequence 2, step 1, input 0", "is NaN"]);
 }
 
+// ---- files that stay on the disk ----
+
+/// The same, but mapped, however small the file is.
+fn mapped(options: &Options) -> Options {
+    Options { read_whole: Some(0), ..options.clone() }
+}
+
+#[test]
+fn mapped_files_give_the_same_numbers_to_the_bit() {
+    let bits = |data: &Dataset| {
+        let of = |part: &Sequences| {
+            let numbers = (0..part.len()).map(|n| part.numbers(n).iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+            (numbers.collect::<Vec<_>>(), part.labels().to_vec(), part.lengths().map(<[u32]>::to_vec))
+        };
+        [of(&data.train), of(&data.validation), of(&data.test)]
+    };
+    let is_mapped = |data: &Dataset| matches!(data.train.values(), Values::Mapped(_));
+    for normalize in [Normalize::None, Normalize::Feature, Normalize::Sequence] {
+        let options = Options { normalize: Some(normalize), ..Options::default() };
+        for file in ["f64.npz", "f16.npz", "lengths.npz", "pair", "f32.safetensors", "lengths.safetensors"] {
+            let (in_memory, mapped) = (load(file, &options), load(file, &mapped(&options)));
+            assert!(is_mapped(&mapped) && !is_mapped(&in_memory), "{file}");
+            assert_eq!(bits(&mapped), bits(&in_memory), "{file} {normalize:?}");
+            assert_eq!(mapped.own, in_memory.own, "{file}");
+            let rows = mapped.train.select(&[3, 1]);
+            assert_eq!((rows.numbers(0), rows.labels()[1]), (mapped.train.numbers(3), mapped.train.labels()[1]));
+        }
+        // What is packed has to be unpacked into memory.
+        for file in ["f32.npz", "big_endian_fortran.npz", "lengths_pair"] {
+            let (in_memory, other) = (load(file, &options), load(file, &mapped(&options)));
+            assert!(!is_mapped(&other) && bits(&other) == bits(&in_memory), "{file}");
+        }
+    }
+    let folder = Folder::new();
+    let bytes = npy("|u1", "(6, 2, 1)", &[0, 9, 200, 3, 4, 5, 6, 7, 8, 255, 10, 11]);
+    fs::write(folder.path("d.npz"), zip(&[("x.npy", bytes), ("y.npy", good_y())])).unwrap();
+    let of = |options: &Options| own::load(&folder.path("d.npz"), options, None).unwrap();
+    let data = of(&mapped(&Options::default()));
+    assert!(is_mapped(&data) && data.train.values().is_bytes());
+    assert_eq!(bits(&data), bits(&of(&Options::default())), "bytes are divided by 255");
+    let big = npy(">i2", "(6, 2, 1)", &(0..12).flat_map(|v: i16| (v - 5).to_be_bytes()).collect::<Vec<_>>());
+    fs::write(folder.path("d.npz"), zip(&[("x.npy", big), ("y.npy", good_y())])).unwrap();
+    assert_eq!(bits(&of(&mapped(&plain()))), bits(&of(&plain())), "big-endian integers");
+}
+
+#[test]
+fn training_on_mapped_files_gives_the_same_bits() {
+    let trained = |options: &Options, file: &str| {
+        let data = Arc::new(load(file, options));
+        let config = Config { batch_size: 7, ..Config::new(&data, 5) };
+        let mut engine = CpuEngine::new(config.model, config.adam, data.clone(), 1).unwrap();
+        engine.set_state(&config.initial_state()).unwrap();
+        train(&mut engine, &data, &config, &Plan::new(6), &mut Unwatched).unwrap();
+        let scores = engine.evaluate(Split::Test, &[0, 2]).unwrap();
+        (engine.state().unwrap().parameters, scores.loss)
+    };
+    for file in ["f64.npz", "lengths.npz"] {
+        let options = Options::default();
+        assert_eq!(trained(&mapped(&options), file), trained(&options, file), "{file}");
+    }
+}
+
+#[test]
+fn broken_mapped_files() {
+    let folder = Folder::new();
+    let file = folder.path("d.npz");
+    let fails = |content: &[u8], part: &str| {
+        fs::write(&file, content).unwrap();
+        let error = own::load(&file, &mapped(&plain()), None).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.starts_with(file.to_str().unwrap()) && error.contains(part), "no {part:?} in {error:?}");
+    };
+    let good = zip(&[("x.npy", good_x()), ("y.npy", good_y())]);
+    let number = good.windows(8).position(|w| *w == f32s(&[4., 5.])[..]).unwrap();
+    let mut bad = good.clone();
+    bad[number] ^= 1;
+    fails(&bad, "entry x.npy does not have its checksum");
+    fails(&good[..good.len() - 30], "ends early");
+    fails(b"PK", "ends early");
+    let nan = npy("<f4", "(6, 2, 1)", &f32s(&[0., 1., 2., 3., 4., f32::NAN, 6., 7., 8., 9., 10., 11.]));
+    fails(&zip(&[("x.npy", nan), ("y.npy", good_y())]), "sequence 2, step 1, input 0 (counted from 0) is NaN");
+    let x = raw_npy("{'descr': '<f4', 'fortran_order': True, 'shape': (6, 2, 1)}", &[0; 48]);
+    fails(&zip(&[("x.npy", x), ("y.npy", good_y())]), "column-major order, and too large");
+    fails(&zip(&[("x.npy", npy("<U1", "(6, 2, 1)", &[0; 48])), ("y.npy", good_y())]), "x is of type text");
+    fails(&zip(&[("x.npy", npy("<f4", "(6, 2, 1)", &[0; 44])), ("y.npy", good_y())]), "holds 44 bytes");
+    fails(&zip(&[("x.npy", good_x()), ("y.npy", npy("|u1", "(5,)", &[0; 5]))]), "y has 5 labels for 6");
+}
+
+/// Writes at a place of a file; what was never written takes no room on the disk.
+fn write_at(file: &mut fs::File, at: u64, bytes: &[u8]) {
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn arrays_of_more_than_4_gib_stay_on_the_disk() {
+    let folder = Folder::new();
+    // 1024 steps of 1024 bytes each.
+    let n = 5 * 1024;
+    let header = npy("|u1", &format!("({n}, 1024, 1024)"), &[]);
+    let mut x = fs::File::create(folder.path("x.npy")).unwrap();
+    write_at(&mut x, 0, &header);
+    x.set_len(header.len() as u64 + n * MIB).unwrap();
+    for sequence in [0, 4097] {
+        write_at(&mut x, header.len() as u64 + sequence * MIB + 2 * 1024 + 3, &[255, sequence as u8]);
+    }
+    let y: Vec<u8> = (0..n).map(|sequence| u8::from(sequence == 0) + 2 * u8::from(sequence == 4097)).collect();
+    fs::write(folder.path("y.npy"), npy("|u1", &format!("({n},)"), &y)).unwrap();
+    let data = own::load(&folder.path(""), &Options::default(), None).unwrap();
+    assert_eq!((data.train.t(), data.train.i(), data.classes), (1024, 1024, 3));
+    let parts = [&data.train, &data.validation, &data.test];
+    assert_eq!(parts.iter().map(|part| part.len() as u64).sum::<u64>(), n);
+    for (class, second) in [(1, 0.0), (2, 1.0 / 255.0)] {
+        let place = |part: &&Sequences| {
+            part.labels().iter().position(|&label| label == class).map(|n| part.numbers(n).into_owned())
+        };
+        let numbers = parts.iter().find_map(place).unwrap();
+        assert_eq!(numbers[2 * 1024 + 3..][..2], [1.0, second]);
+        assert_eq!(numbers.iter().filter(|&&v| v != 0.0).count(), class as usize);
+    }
+}
+
+#[test]
+fn safetensors_of_more_than_2_gib_stay_on_the_disk() {
+    let folder = Folder::new();
+    let (n, path) = (2100_u64, folder.path("d.safetensors"));
+    let mut file = fs::File::create(&path).unwrap();
+    let tensor = |name: &str, shape: String, from: u64, to: u64| {
+        format!(r#""{name}":{{"dtype":"U8","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let labels = tensor("labels", format!("[{n}]"), 0, n);
+    let header = format!("{{{labels},{}}}", tensor("x", format!("[{n},1024,1024]"), n, n + n * MIB));
+    write_at(&mut file, 0, &(header.len() as u64).to_le_bytes());
+    write_at(&mut file, 8, header.as_bytes());
+    let start = 8 + header.len() as u64;
+    write_at(&mut file, start + n - 1, &[1]);
+    write_at(&mut file, start + n + n * MIB - 1, &[51]);
+    let data = own::load(&path, &plain(), None).unwrap();
+    let last = data.train.labels().iter().position(|&label| label == 1).unwrap();
+    let numbers = data.train.numbers(last);
+    assert_eq!((numbers.len() as u64, numbers.iter().sum::<f32>()), (MIB, 51.0 * (1.0 / 255.0)));
+}
+
+/// An `.npz` of more than 4 GiB as NumPy writes it: sizes that do not fit stand in the extra fields of the directory, its
+/// place in a record of its own. `n` sequences of a MiB, all zeros but the last byte.
+fn large_npz(path: &Path, n: u64) {
+    let mut file = fs::File::create(path).unwrap();
+    let local = |name: &str, size: u64| {
+        let sizes = [size.to_le_bytes(), size.to_le_bytes()].concat();
+        let lengths = [name.len() as u8, 0, 20, 0];
+        [
+            b"PK\x03\x04\x2d\0\0\0\0\0\0\0\x21\0\0\0\0\0",
+            &[0xff; 8][..],
+            &lengths,
+            name.as_bytes(),
+            b"\x01\0\x10\0",
+            &sizes,
+        ]
+        .concat()
+    };
+    let header = npy("|u1", &format!("({n}, 1024, 1024)"), &[]);
+    let size = header.len() as u64 + n * MIB;
+    let labels = npy("|u1", &format!("({n},)"), &(0..n).map(|k| u8::from(k == n - 1)).collect::<Vec<_>>());
+    let first = [local("x.npy", size), header.clone()].concat();
+    write_at(&mut file, 0, &first);
+    let second_at = first.len() as u64 + n * MIB;
+    write_at(&mut file, second_at - 1, &[51]);
+    let second = [local("y.npy", labels.len() as u64), labels.clone()].concat();
+    write_at(&mut file, second_at, &second);
+    let sum = |bytes: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc
+    };
+    // Put together from that of a MiB of zeros.
+    let (mut crc, zeros) = (sum(&header), sum(&vec![0; MIB as usize]));
+    (1..n).for_each(|_| crc.combine(&zeros));
+    crc.combine(&sum(&[vec![0; MIB as usize - 1], vec![51]].concat()));
+    let mut end = Vec::new();
+    let entries = [("x.npy", crc.sum(), size, 0), ("y.npy", sum(&labels).sum(), labels.len() as u64, second_at)];
+    for (name, crc, size, at) in entries {
+        let is_large = |v: &u64| *v >= 0xffff_ffff;
+        let large: Vec<u8> = [size, size, at].into_iter().filter(is_large).flat_map(u64::to_le_bytes).collect();
+        let short = |v: u64| u32::try_from(v).unwrap_or(u32::MAX).to_le_bytes();
+        end.extend(b"PK\x01\x02\x2d\x03\x2d\0\0\0\0\0\0\0\x21\0");
+        [crc.to_le_bytes(), short(size), short(size)].iter().for_each(|field| end.extend(field));
+        end.extend([name.len() as u8, 0, large.len() as u8 + 4, 0]);
+        end.extend([0; 10]);
+        end.extend(short(at));
+        end.extend(name.as_bytes());
+        end.extend([1, 0, large.len() as u8, 0]);
+        end.extend(large);
+    }
+    let (at, length) = (second_at + second.len() as u64, end.len() as u64);
+    end.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x2d\0\x2d\0\0\0\0\0\0\0\0\0");
+    [2, 2, length, at].iter().for_each(|v: &u64| end.extend(v.to_le_bytes()));
+    end.extend(b"PK\x06\x07\0\0\0\0");
+    end.extend((at + length).to_le_bytes());
+    end.extend(b"\x01\0\0\0PK\x05\x06\0\0\0\0\x02\0\x02\0");
+    end.extend((length as u32).to_le_bytes());
+    end.extend(b"\xff\xff\xff\xff\0\0");
+    write_at(&mut file, at, &end);
+}
+
+#[test]
+fn an_npz_of_more_than_4_gib_stays_on_the_disk() {
+    let folder = Folder::new();
+    let path = folder.path("d.npz");
+    large_npz(&path, 4097);
+    let data = own::load(&path, &plain(), None).unwrap();
+    let last = data.train.labels().iter().position(|&label| label == 1).unwrap();
+    let numbers = data.train.numbers(last);
+    assert_eq!((numbers.len() as u64, numbers.iter().sum::<f32>()), (MIB, 51.0 * (1.0 / 255.0)));
+    // Broken before the numbers are looked at.
+    let length = fs::metadata(&path).unwrap().len();
+    let fails = |at: u64, byte: u8, part: &str| {
+        let mut file = fs::File::options().read(true).write(true).open(&path).unwrap();
+        let mut before = [0];
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.read_exact(&mut before).unwrap();
+        write_at(&mut file, at, &[byte]);
+        let error = own::load(&path, &plain(), None).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(part), "no {part:?} in {error:?}");
+        write_at(&mut file, at, &before);
+    };
+    let (locator, record) = (length - 22 - 20, length - 22 - 20 - 56);
+    fails(locator, 0, "broken zip64 directory");
+    fails(record, 0, "broken zip64 directory");
+    fails(record + 48, 0xff, "directory is broken at entry 0");
+    fails(record + 55, 0xff, "directory is broken at entry 0");
+}
+
 // ---- splits and normalisation ----
 
 /// 60 sequences of class a, 20 of b, 5 of c; the only number of each is its place in the file.
@@ -901,11 +1139,11 @@ fn info_tells_shapes_counts_ranges_and_problems() {
     fs::write(folder.path("bad.csv"), lines).unwrap();
     let run = folder.run_plain("data info --data @bad.csv --inputs 2").ends_with_error(3, &["it cannot be trained on"]);
     for part in [
-        "6 to train".replace('6', "4").as_str(),
+        "4 to train, 1 to validate, 1 to test",
         "1 steps of 2 inputs, 2 classes",
         "numbers     from 1 to 7\n",
         "input 0     from 1 to 5, mean 3.0000\n",
-        "bad.csv: sequence 2 (line 3), step 0, input 0 (counted from 0) is NaN (and 1 more numbers are none)",
+        "bad.csv: sequence 2 (line 3), step 0, input 0 (counted from 0) is NaN (and 1 more are not finite)",
         "warning     the test split has no sequence of class \"rare\"",
         "warning     the validation split has no sequence of class \"rare\"",
         "warning     inputs that never change: 1 (counted from 0)",

@@ -9,7 +9,7 @@ const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
 fn bytes(sequences: &Sequences) -> &[u8] {
     match sequences.values() {
         Values::U8 { bytes, .. } => bytes,
-        Values::F32(_) => panic!("the images are not bytes"),
+        _ => panic!("the images are not bytes"),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::output::{event, line, shortened, thousands};
 use super::progress::Shown;
 use crate::cli::{DataArgs, DataCommand, DataCommandArgs, PrepareArgs, ProgressStyle};
-use fused_lstm::data::{Dataset, Split, Values, download, own};
+use fused_lstm::data::{Dataset, Split, download, own};
 use fused_lstm::{Error, Result};
 use serde_json::json;
 use std::path::Path;
@@ -70,7 +70,7 @@ const TOLD: usize = 8;
 /// trained on is an error once all is told.
 fn own_info(path: &Path, options: &own::Options, json: bool) -> Result<()> {
     let own::Inspection { data, inputs, lengths, faults, warnings } = own::inspect(path, options)?;
-    let is_bytes = matches!(data.train.values(), Values::U8 { .. });
+    let is_bytes = data.train.values().is_bytes();
     let told = inputs.iter().flatten();
     let min = told.clone().map(|range| range.min).reduce(f32::min);
     let max = told.map(|range| range.max).reduce(f32::max);

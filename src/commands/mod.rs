@@ -149,6 +149,7 @@ fn own_options(args: &DataArgs, prepare: &PrepareArgs) -> own::Options {
             NormalizeName::Feature => own::Normalize::Feature,
             NormalizeName::Sequence => own::Normalize::Sequence,
         }),
+        read_whole: None,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::dropout::Mask;
 use crate::engine::Trace;
 use crate::model::Pool;
 use crate::precision::Precision;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Room for what a chunk computes, for up to [`CHUNK_ROWS`] rows; R is the rows of the chunk at hand.
@@ -69,6 +70,10 @@ impl Room {
             let (i, per_sequence) = (sizes.dims.i, sizes.dims.sequence_len());
             for (r, &row) in rows.iter().enumerate() {
                 let (row, length) = (row as usize, sequences.length(row as usize));
+                let mapped = match sequences.values() {
+                    Values::Mapped(_) => sequences.numbers(row),
+                    Values::U8 { .. } | Values::F32(_) => Cow::default(),
+                };
                 for t in 0..sizes.dims.t {
                     let to = &mut x[(sizes.place(t) * rows.len() + r) * sizes.inputs..][..sizes.inputs];
                     let span = row * per_sequence + t * i..row * per_sequence + (t + 1) * i;
@@ -79,6 +84,7 @@ impl Room {
                             bytes.for_each(|(to, &byte)| *to = f32::from(byte) * scale);
                         }
                         Values::F32(values) => to[..i].copy_from_slice(&values[span]),
+                        Values::Mapped(_) => to[..i].copy_from_slice(&mapped[t * i..][..i]),
                     }
                     to[i] = 1.0;
                 }

@@ -28,11 +28,12 @@ impl<D: Device> DeviceSequences<D> {
     ///
     /// If the device fails, or has no more memory.
     pub fn new(device: &D, sequences: &Sequences) -> Result<Self> {
-        let values = match sequences.values() {
+        let values = match &*sequences.in_memory()? {
             Values::U8 { bytes, scale } => {
                 DeviceValues::Bytes { bytes: Buffer::from_slice(device, "sequences", bytes)?, scale: *scale }
             }
             Values::F32(values) => DeviceValues::Floats(Buffer::from_slice(device, "sequences", values)?),
+            Values::Mapped(_) => unreachable!("they were brought into memory"),
         };
         let labels = Buffer::from_slice(device, "labels", sequences.labels())?;
         Ok(Self { values, labels, n: sequences.len(), t: sequences.t(), i: sequences.i() })
@@ -72,6 +73,7 @@ pub fn bytes(sequences: &Sequences) -> u64 {
     let values = match sequences.values() {
         Values::U8 { bytes, .. } => bytes.len(),
         Values::F32(values) => size_of_val(values.as_slice()),
+        Values::Mapped(mapped) => mapped.len() * if mapped.is_plain() { 1 } else { size_of::<f32>() },
     };
     (values + size_of_val(sequences.labels())) as u64
 }

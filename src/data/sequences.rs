@@ -1,6 +1,7 @@
 //! Labelled sequences in memory and their split into training, validation and test.
 
-use super::own::OwnData;
+use super::own::{BYTE_SCALE, Mapped, OwnData};
+use crate::error::{Error, Result};
 use std::borrow::Cow;
 
 /// Input numbers, row-major `[N,T,I]`.
@@ -15,13 +16,35 @@ pub enum Values {
     },
     /// Numbers as they are, `[N,T,I]`.
     F32(Vec<f32>),
+    /// Numbers that stay in a file, as [`Sequences::numbers`] tells them.
+    Mapped(Mapped),
 }
 
 impl Values {
+    /// Whether they are bytes, which the model sees multiplied by a scale.
+    pub fn is_bytes(&self) -> bool {
+        match self {
+            Self::U8 { .. } => true,
+            Self::F32(_) => false,
+            Self::Mapped(mapped) => mapped.is_bytes(),
+        }
+    }
+
+    /// The first `count` numbers of sequence `n` as the model sees them, where each has room for `width`.
+    pub(crate) fn numbers(&self, n: usize, width: usize, count: usize) -> Cow<'_, [f32]> {
+        let span = n * width..n * width + count;
+        match self {
+            Self::U8 { bytes, scale } => bytes[span].iter().map(|&byte| f32::from(byte) * scale).collect(),
+            Self::F32(values) => Cow::Borrowed(&values[span]),
+            Self::Mapped(mapped) => Cow::Owned(mapped.numbers(n, count)),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::U8 { bytes, .. } => bytes.len(),
             Self::F32(values) => values.len(),
+            Self::Mapped(mapped) => mapped.len(),
         }
     }
 }
@@ -102,11 +125,63 @@ impl Sequences {
 
     /// The numbers of sequence `n` as the model sees them, `[length,I]`.
     pub fn numbers(&self, n: usize) -> Cow<'_, [f32]> {
-        let span = n * self.t * self.i..(n * self.t + self.length(n)) * self.i;
-        match &self.values {
-            Values::U8 { bytes, scale } => bytes[span].iter().map(|&byte| f32::from(byte) * scale).collect(),
-            Values::F32(values) => Cow::Borrowed(&values[span]),
+        self.values.numbers(n, self.t * self.i, self.length(n) * self.i)
+    }
+
+    /// All inputs `[N,T,I]` in memory, if they stay in a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if there is not as much memory.
+    pub(crate) fn in_memory(&self) -> Result<Cow<'_, Values>> {
+        fn room<V>(count: usize) -> Result<Vec<V>> {
+            let mut room = Vec::new();
+            let too_large = |_| {
+                let bytes = count as f64 * size_of::<V>() as f64;
+                Error::Failed(format!(
+                    "the sequences need {:.1} GB of memory, more than there is; give fewer",
+                    bytes / 1e9
+                ))
+            };
+            room.try_reserve_exact(count).map_err(too_large).map(|()| room)
         }
+        let Values::Mapped(mapped) = &self.values else { return Ok(Cow::Borrowed(&self.values)) };
+        let width = self.t * self.i;
+        if mapped.is_plain() {
+            let mut bytes = room(mapped.len())?;
+            for n in 0..self.len() {
+                bytes.extend_from_slice(mapped.bytes(n, self.length(n)));
+                bytes.resize((n + 1) * width, 0);
+            }
+            return Ok(Cow::Owned(Values::U8 { bytes, scale: BYTE_SCALE }));
+        }
+        let mut values = room(mapped.len())?;
+        for n in 0..self.len() {
+            values.extend_from_slice(&self.numbers(n));
+            values.resize((n + 1) * width, 0.0);
+        }
+        Ok(Cow::Owned(Values::F32(values)))
+    }
+
+    /// The sequences of these rows, copied unless they stay in a file.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn select(&self, rows: &[u32]) -> Self {
+        fn gather<V: Copy>(values: &[V], width: usize, rows: &[u32]) -> Vec<V> {
+            let mut taken = Vec::with_capacity(rows.len() * width);
+            rows.iter().for_each(|&row| taken.extend_from_slice(&values[row as usize * width..][..width]));
+            taken
+        }
+        let width = self.t * self.i;
+        let values = match &self.values {
+            Values::U8 { bytes, scale } => Values::U8 { bytes: gather(bytes, width, rows), scale: *scale },
+            Values::F32(values) => Values::F32(gather(values, width, rows)),
+            Values::Mapped(mapped) => Values::Mapped(mapped.select(rows)),
+        };
+        let of = |all: &Vec<u32>| rows.iter().map(|&row| all[row as usize]).collect();
+        Self { t: self.t, i: self.i, values, labels: of(&self.labels), lengths: self.lengths.as_ref().map(of) }
     }
 
     /// The same labels and lengths with other values `[N,T,I]`.
@@ -121,13 +196,7 @@ impl Sequences {
     ///
     /// If the range does not lie within the sequences.
     pub fn slice(&self, start: usize, end: usize) -> Self {
-        let (from, to) = (start * self.t * self.i, end * self.t * self.i);
-        let values = match &self.values {
-            Values::U8 { bytes, scale } => Values::U8 { bytes: bytes[from..to].to_vec(), scale: *scale },
-            Values::F32(values) => Values::F32(values[from..to].to_vec()),
-        };
-        let lengths = self.lengths.as_ref().map(|lengths| lengths[start..end].to_vec());
-        Self { t: self.t, i: self.i, values, labels: self.labels[start..end].to_vec(), lengths }
+        self.select(&(start as u32..end as u32).collect::<Vec<_>>())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::lstm::{self, Saved, WeightGradients, Weights};
 use super::{Real, Steps, linear, pool, softmax_xent};
-use crate::data::{Sequences, Values};
+use crate::data::Sequences;
 use crate::dropout::Mask;
 use crate::model::Model;
 use crate::shape::{Cell, Linear, Tensors};
@@ -54,17 +54,11 @@ pub struct Gradients<F> {
 
 /// The inputs `[rows,T,I]` of the given `rows`, as numbers; zero at the steps that a sequence does not have.
 pub fn inputs<F: Real>(sequences: &Sequences, rows: &[u32]) -> Vec<F> {
-    let (n, i) = (sequences.t() * sequences.i(), sequences.i());
+    let n = sequences.t() * sequences.i();
     let mut x = Vec::with_capacity(rows.len() * n);
     for (batch_row, row) in rows.iter().map(|&row| row as usize).enumerate() {
-        let span = row * n..row * n + sequences.length(row) * i;
-        match sequences.values() {
-            // The product is rounded to f32, as every engine sees it.
-            Values::U8 { bytes, scale } => {
-                x.extend(bytes[span].iter().map(|&b| F::of((f32::from(b) * scale).into())));
-            }
-            Values::F32(values) => x.extend(values[span].iter().map(|&v| F::of(v.into()))),
-        }
+        // A byte times its scale is rounded to f32, as every engine sees it.
+        x.extend(sequences.numbers(row).iter().map(|&v| F::of(v.into())));
         x.resize((batch_row + 1) * n, F::zero());
     }
     x

@@ -125,7 +125,7 @@ fn mistakes(engine: &mut dyn Engine, test: &Sequences, scores: &Scores, classes:
     let wrong: Vec<u32> = rows.filter(|&row| scores.predicted[row as usize] != test.labels()[row as usize]).collect();
     let mut surest: Vec<(u32, f32)> = Vec::new();
     for rows in wrong.chunks(BATCH) {
-        let probabilities = engine.predict(&gather(test, rows))?;
+        let probabilities = engine.predict(&test.select(rows))?;
         let of = |(&row, shares): (&u32, &[f32])| (row, shares[scores.predicted[row as usize] as usize]);
         // A sequence of huge numbers may have none.
         let known = rows.iter().zip(probabilities.chunks_exact(classes)).map(of).filter(|(_, share)| share.is_finite());
@@ -141,30 +141,12 @@ fn mistakes(engine: &mut dyn Engine, test: &Sequences, scores: &Scores, classes:
     Ok(surest.into_iter().map(mistake).collect())
 }
 
-/// The sequences of these rows, copied.
-fn gather(sequences: &Sequences, rows: &[u32]) -> Sequences {
-    let n = sequences.t() * sequences.i();
-    let spans = rows.iter().map(|&row| row as usize * n..(row as usize + 1) * n);
-    let values = match sequences.values() {
-        Values::U8 { bytes, scale } => {
-            Values::U8 { bytes: spans.flat_map(|span| &bytes[span]).copied().collect(), scale: *scale }
-        }
-        Values::F32(values) => Values::F32(spans.flat_map(|span| &values[span]).copied().collect()),
-    };
-    let labels = rows.iter().map(|&row| sequences.labels()[row as usize]).collect();
-    let gathered = Sequences::new(sequences.t(), sequences.i(), values, labels);
-    match sequences.lengths() {
-        Some(lengths) => gathered.with_lengths(rows.iter().map(|&row| lengths[row as usize]).collect()),
-        None => gathered,
-    }
-}
-
 /// The first `t` steps of one sequence.
 fn beginning(sequence: &Sequences, t: usize) -> Sequences {
     let n = t * sequence.i();
     let values = match sequence.values() {
         Values::U8 { bytes, scale } => Values::U8 { bytes: bytes[..n].to_vec(), scale: *scale },
-        Values::F32(values) => Values::F32(values[..n].to_vec()),
+        Values::F32(_) | Values::Mapped(_) => Values::F32(sequence.numbers(0)[..n].to_vec()),
     };
     Sequences::new(t, sequence.i(), values, sequence.labels().to_vec())
 }
@@ -191,7 +173,10 @@ fn sample(sequences: &Sequences, row: u32) -> Sample {
     let view = match sequences.values() {
         Values::U8 { bytes, .. } if picture => View::Picture { width, bytes: bytes[from..from + t * width].to_vec() },
         Values::U8 { bytes, scale } => lines(t, width, |at| f32::from(bytes[from + at]) * scale),
-        Values::F32(values) => lines(t, width, |at| values[from + at]),
+        Values::F32(_) | Values::Mapped(_) => {
+            let numbers = sequences.numbers(row as usize);
+            lines(t, width, |at| numbers[at])
+        }
     };
     Sample { row, label: sequences.labels()[row as usize], length: t, view }
 }
@@ -216,7 +201,7 @@ mod tests {
 
     #[test]
     fn sequences_are_cut_and_gathered() {
-        let rows = gather(&pictures(), &[2, 0]);
+        let rows = pictures().select(&[2, 0]);
         let bytes = vec![12, 13, 14, 15, 16, 17, 0, 1, 2, 3, 4, 5];
         assert_eq!(rows, Sequences::new(3, 2, Values::U8 { bytes, scale: 0.5 }, vec![1, 0]));
         let short = beginning(&pictures().slice(1, 2), 2);

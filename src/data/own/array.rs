@@ -1,7 +1,9 @@
 //! Arrays as NumPy (`.npy`, `.npz`) and safetensors store them, and what they say as sequences and labels.
 
+use super::bytes::Bytes;
+use super::mapped::Mapped;
 use super::raw::{Labels, Raw};
-use super::{read_file, zip};
+use super::zip;
 use crate::data::Values;
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -34,19 +36,19 @@ pub struct Array {
     /// Bytes of an element.
     size: usize,
     big_endian: bool,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Array {
     /// Reads the content of an `.npy` file; the error says what was found.
-    pub fn from_npy(bytes: &[u8]) -> Result<Self, String> {
+    pub fn from_npy(bytes: Bytes) -> Result<Self, String> {
         if !bytes.starts_with(MAGIC) {
             return Err("does not begin as an .npy file does".into());
         }
         let early = || "ends within its header".to_owned();
         let (length, start) = match bytes.get(6).ok_or_else(early)? {
-            1 => (usize::from(u16::from_le_bytes(chunk(bytes, 8).ok_or_else(early)?)), 10),
-            2 | 3 => (u32::from_le_bytes(chunk(bytes, 8).ok_or_else(early)?) as usize, 12),
+            1 => (usize::from(u16::from_le_bytes(chunk(&bytes, 8).ok_or_else(early)?)), 10),
+            2 | 3 => (u32::from_le_bytes(chunk(&bytes, 8).ok_or_else(early)?) as usize, 12),
             version => return Err(format!("is of version {version} of the .npy form; 1 to 3 are known")),
         };
         let header = bytes.get(start..).and_then(|rest| rest.get(..length)).ok_or_else(early)?;
@@ -58,13 +60,19 @@ impl Array {
             _ => return Err("its header does not tell fortran_order".into()),
         };
         let shape = parse_shape(header)?;
-        let payload = &bytes[start + length..];
+        let payload = bytes.after(start + length);
         let needed = shape.iter().try_fold(size, |product, &n| product.checked_mul(n));
         if needed != Some(payload.len()) {
             let needed = needed.map_or("more than can be".into(), |n| n.to_string());
             return Err(format!("holds {} bytes of numbers; its shape {shape:?} needs {needed}", payload.len()));
         }
-        let bytes = if fortran { from_fortran(payload, &shape, size) } else { payload.to_vec() };
+        if fortran && payload.is_mapped() {
+            return Err(
+                "is in column-major order, and too large to be put into rows; save numpy.ascontiguousarray of it"
+                    .into(),
+            );
+        }
+        let bytes = if fortran { Bytes::Owned(from_fortran(&payload, &shape, size)) } else { payload };
         Ok(Self { shape, kind, size, big_endian, bytes })
     }
 
@@ -80,9 +88,31 @@ impl Array {
         format!("{kind}{}", self.size * 8)
     }
 
-    /// The elements' bytes, each in little-endian order.
-    fn elements(&self) -> impl Iterator<Item = [u8; 8]> {
-        self.bytes.chunks_exact(self.size).map(|element| {
+    /// Whether its numbers are bytes, which a model sees multiplied by 1/255.
+    pub fn is_bytes(&self) -> bool {
+        (self.kind, self.size) == (Kind::Unsigned, 1)
+    }
+
+    /// `count` of its bytes.
+    pub fn bytes(&self, from: usize, count: usize) -> &[u8] {
+        &self.bytes[from..from + count]
+    }
+
+    /// `count` of its numbers. It must be one of numbers.
+    pub fn numbers(&self, from: usize, count: usize) -> Vec<f32> {
+        let elements = self.elements(from, count);
+        match (self.kind, self.size) {
+            (Kind::Float, 2) => elements.map(|[a, b, ..]| half(u16::from_le_bytes([a, b]))).collect(),
+            (Kind::Brain, _) => elements.map(|[a, b, ..]| f32::from_le_bytes([0, 0, a, b])).collect(),
+            (Kind::Float, 4) => elements.map(|[a, b, c, d, ..]| f32::from_le_bytes([a, b, c, d])).collect(),
+            (Kind::Float, _) => elements.map(|bytes| f64::from_le_bytes(bytes) as f32).collect(),
+            _ => self.integers(from, count).map(|v| v as f32).collect(),
+        }
+    }
+
+    /// The bytes of `count` elements, each in little-endian order.
+    fn elements(&self, from: usize, count: usize) -> impl Iterator<Item = [u8; 8]> {
+        self.bytes[from * self.size..(from + count) * self.size].chunks_exact(self.size).map(|element| {
             let mut bytes = [0; 8];
             bytes[..self.size].copy_from_slice(element);
             if self.big_endian {
@@ -92,10 +122,10 @@ impl Array {
         })
     }
 
-    /// The integers, of an array of integers.
-    fn integers(&self) -> impl Iterator<Item = i128> {
+    /// `count` integers, of an array of integers.
+    fn integers(&self, from: usize, count: usize) -> impl Iterator<Item = i128> {
         let (unused, signed) = (64 - 8 * self.size.min(8) as u32, self.kind == Kind::Signed);
-        self.elements().map(move |bytes| {
+        self.elements(from, count).map(move |bytes| {
             if signed {
                 (i64::from_le_bytes(bytes) << unused >> unused).into()
             } else {
@@ -114,20 +144,19 @@ impl Array {
         if n == 0 || t == 0 || i == 0 {
             return Err(format!("has the shape {:?}: there is nothing in it", self.shape));
         }
-        let values = match (self.kind, self.size) {
-            (Kind::Unsigned, 1) => Values::U8 { bytes: self.bytes, scale: super::BYTE_SCALE },
-            (Kind::Signed | Kind::Unsigned, _) => Values::F32(self.integers().map(|v| v as f32).collect()),
-            (Kind::Float, 2) => {
-                Values::F32(self.elements().map(|[a, b, ..]| half(u16::from_le_bytes([a, b]))).collect())
+        if u32::try_from(n).is_err() {
+            return Err(format!("has {n} sequences, more than can be counted in 32 bits"));
+        }
+        let values = match self.kind {
+            Kind::Bool | Kind::Wide | Kind::Narrow => {
+                return Err(format!("is of type {}; uint8, float16, float32 and float64 are good", self.name()));
             }
-            (Kind::Brain, _) => {
-                Values::F32(self.elements().map(|[a, b, ..]| f32::from_le_bytes([0, 0, a, b])).collect())
-            }
-            (Kind::Float, 4) => {
-                Values::F32(self.elements().map(|[a, b, c, d, ..]| f32::from_le_bytes([a, b, c, d])).collect())
-            }
-            (Kind::Float, _) => Values::F32(self.elements().map(|bytes| f64::from_le_bytes(bytes) as f32).collect()),
-            _ => return Err(format!("is of type {}; uint8, float16, float32 and float64 are good", self.name())),
+            _ if self.bytes.is_mapped() => Values::Mapped(Mapped::new(self, (n, t, i))),
+            Kind::Unsigned if self.size == 1 => match self.bytes {
+                Bytes::Owned(bytes) => Values::U8 { bytes, scale: super::BYTE_SCALE },
+                Bytes::Mapped { .. } => unreachable!("that was asked for above"),
+            },
+            _ => Values::F32(self.numbers(0, n * t * i)),
         };
         Ok((n, t, i, values))
     }
@@ -140,7 +169,7 @@ impl Array {
         let mut labels = Labels::default();
         match self.kind {
             Kind::Bool | Kind::Signed | Kind::Unsigned => {
-                for integer in self.integers() {
+                for integer in self.integers(0, self.shape[0]) {
                     labels.push(&integer.to_string());
                 }
             }
@@ -167,7 +196,7 @@ impl Array {
             Ok(length) if (1..=t).contains(&length) => Ok(length as u32),
             _ => Err(format!("is {length} for sequence {sequence} (counted from 0); 1 to {t} are good")),
         };
-        self.integers().enumerate().map(length).collect()
+        self.integers(0, n).enumerate().map(length).collect()
     }
 
     /// An element of text, without the zeros at its end.
@@ -326,26 +355,26 @@ where
 }
 
 /// Reads an `.npz` file.
-pub fn read_npz(file: &Path, labelled: bool) -> Result<Parts> {
-    let bytes = read_file(file)?;
+pub fn read_npz(file: &Path, labelled: bool, most: u64) -> Result<Parts> {
+    let bytes = Bytes::open(file, most)?;
     let broken = |found: String| Error::data(file, found, SAVE_AGAIN);
     let entries = zip::entries(&bytes).map_err(broken)?;
     parts(file, &["y", "labels"], labelled, |name| {
         let entry = entries.iter().find(|entry| entry.name.strip_suffix(".npy") == Some(name))?;
-        let array = entry.unpack(&bytes).and_then(|content| Array::from_npy(&content));
+        let array = entry.unpack(&bytes).and_then(Array::from_npy);
         let array = array.map_err(|found| broken(format!("entry {} {found}", entry.name)));
         Some(array.map(|array| Found { file: file.to_owned(), name: name.to_owned(), array }))
     })
 }
 
-fn read_npy(file: &Path) -> Result<Found> {
-    let array = Array::from_npy(&read_file(file)?).map_err(|found| Error::data(file, found, SAVE_AGAIN))?;
+fn read_npy(file: &Path, most: u64) -> Result<Found> {
+    let array = Array::from_npy(Bytes::open(file, most)?).map_err(|found| Error::data(file, found, SAVE_AGAIN))?;
     Ok(Found { file: file.to_owned(), name: String::new(), array })
 }
 
 /// Reads a single `.npy` file of sequences without labels.
-pub fn read_x(file: &Path) -> Result<Parts> {
-    Ok((raw(read_npy(file)?, None, None)?, None))
+pub fn read_x(file: &Path, most: u64) -> Result<Parts> {
+    Ok((raw(read_npy(file, most)?, None, None)?, None))
 }
 
 /// The file of an array in a folder, plain or gz.
@@ -359,13 +388,13 @@ pub fn is_npy_folder(folder: &Path) -> bool {
 }
 
 /// Reads a folder with `x.npy` and `y.npy`, or `x_train.npy`, `y_train.npy`, `x_test.npy`, `y_test.npy`.
-pub fn read_folder(folder: &Path, labelled: bool) -> Result<Parts> {
-    parts(folder, &["y", "labels"], labelled, |name| npy_of(folder, name).map(|file| read_npy(&file)))
+pub fn read_folder(folder: &Path, labelled: bool, most: u64) -> Result<Parts> {
+    parts(folder, &["y", "labels"], labelled, |name| npy_of(folder, name).map(|file| read_npy(&file, most)))
 }
 
 /// Reads a safetensors file.
-pub fn read_safetensors(file: &Path, labelled: bool) -> Result<Parts> {
-    let bytes = read_file(file)?;
+pub fn read_safetensors(file: &Path, labelled: bool, most: u64) -> Result<Parts> {
+    let bytes = Bytes::open(file, most)?;
     let broken = |found: String| Error::data(file, found, "save it again with safetensors");
     let tensors = SafeTensors::deserialize(&bytes);
     let tensors = tensors.map_err(|e| broken(format!("is not a whole safetensors file ({e})")))?;
@@ -387,7 +416,9 @@ pub fn read_safetensors(file: &Path, labelled: bool) -> Result<Parts> {
             Dtype::F64 => (Kind::Float, 8),
             other => return Some(Err(broken(format!("tensor {name} is of type {other}, which is not read")))),
         };
-        let bytes = view.data().to_vec();
+        // Where the tensor's bytes lie among the file's.
+        let from = view.data().as_ptr().addr() - bytes.as_ptr().addr();
+        let bytes = bytes.part(from..from + view.data().len());
         let array = Array { shape: view.shape().to_vec(), kind, size, big_endian: false, bytes };
         Some(Ok(Found { file: file.to_owned(), name: name.to_owned(), array }))
     })

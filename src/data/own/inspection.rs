@@ -1,8 +1,8 @@
 //! What there is to know of people's own data before anybody trains on it.
 
 use super::raw::quoted;
-use super::{Normalize, Options, load_with};
-use crate::data::{Dataset, Sequences, Split, Values};
+use super::{BYTE_SCALE, Normalize, Options, load_with};
+use crate::data::{Dataset, Sequences, Split};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -75,10 +75,8 @@ fn inputs(parts: &[&Sequences], i: usize) -> Vec<Option<InputRange>> {
         (0..i).map(|_| Seen { min: f32::INFINITY, max: f32::NEG_INFINITY, sum: 0.0, n: 0 }).collect();
     for part in parts {
         // Bytes are told as they stand in the file.
-        let unscaled = |value: f32| match part.values() {
-            Values::U8 { scale, .. } => (value / scale).round(),
-            Values::F32(_) => value,
-        };
+        let bytes = part.values().is_bytes();
+        let unscaled = |value: f32| if bytes { (value / BYTE_SCALE).round() } else { value };
         for n in 0..part.len() {
             for step in part.numbers(n).chunks_exact(i) {
                 for (seen, value) in seen.iter_mut().zip(step).filter(|(_, value)| value.is_finite()) {

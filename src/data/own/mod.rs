@@ -4,13 +4,16 @@
 //! validation and test, and normalised. Every file may be packed by gzip. What a model has to know of that later is [`OwnData`], which its checkpoint keeps.
 
 mod array;
+mod bytes;
 mod inspection;
+mod mapped;
 mod raw;
 mod text;
 mod ts;
 mod zip;
 
 pub use inspection::{InputRange, Inspection, inspect};
+pub use mapped::Mapped;
 pub use text::LabelColumn;
 
 use super::idx::unreadable;
@@ -29,8 +32,10 @@ use text::Layout;
 
 /// What a byte is multiplied by.
 pub(crate) const BYTE_SCALE: f32 = 1.0 / 255.0;
-/// Larger files are refused.
+/// Larger files of text and packed ones are refused.
 const MAX_BYTES: u64 = 2 << 30;
+/// Larger files of arrays are not read into memory but mapped.
+const READ_WHOLE: u64 = 1 << 30;
 /// The name of such a data set, in a configuration and in reports.
 pub const NAME: &str = "own";
 /// What to do about sequences too long to be padded.
@@ -144,6 +149,8 @@ pub struct Options {
     pub split_seed: Option<u64>,
     /// Normalisation [default: by feature, and none for bytes].
     pub normalize: Option<Normalize>,
+    /// Files of arrays with more bytes stay on the disk, mapped into memory [default: 1 GiB].
+    pub read_whole: Option<u64>,
 }
 
 /// The form of a file or folder.
@@ -220,11 +227,11 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::data(path, found, "give fewer sequences"));
     }
     let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
-    if bytes.starts_with(&[0x1f, 0x8b]) { unpack(path, &bytes) } else { Ok(bytes) }
+    if bytes.starts_with(&bytes::GZIP) { unpacked(path, &bytes) } else { Ok(bytes) }
 }
 
 /// The content of a gzip file, of one or several parts.
-fn unpack(path: &Path, packed: &[u8]) -> Result<Vec<u8>> {
+fn unpacked(path: &Path, packed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = MultiGzDecoder::new(packed).take(MAX_BYTES + 1).read_to_end(&mut bytes);
     let broken = |found: String| Error::data(path, found, "replace it by a good copy");
@@ -264,23 +271,23 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Reads a file or folder: its sequences, and its test sequences if it tells them apart.
-fn read(path: &Path, layout: &Layout) -> Result<(Raw, Option<Raw>)> {
+fn read(path: &Path, layout: &Layout, most: u64) -> Result<(Raw, Option<Raw>)> {
     if !path.exists() {
         return Err(Error::data(path, "does not exist", "check the name"));
     }
     let labelled = !layout.unlabelled;
     match form(path) {
-        Some(Form::Npz) => array::read_npz(path, labelled),
+        Some(Form::Npz) => array::read_npz(path, labelled, most),
         Some(Form::Npy) if labelled => {
             Err(Error::data(path, "is one array, without labels", "name the folder that holds x.npy and y.npy"))
         }
-        Some(Form::Npy) => array::read_x(path),
-        Some(Form::NpyFolder) => array::read_folder(path, labelled),
-        Some(Form::Safetensors) => array::read_safetensors(path, labelled),
+        Some(Form::Npy) => array::read_x(path, most),
+        Some(Form::NpyFolder) => array::read_folder(path, labelled, most),
+        Some(Form::Safetensors) => array::read_safetensors(path, labelled, most),
         Some(Form::Text) => Ok((text::read(path, layout)?, None)),
         Some(Form::Ts) => Ok((ts::read(path, labelled)?, None)),
         Some(Form::ArchiveFolder) => {
-            let part = |name| archive_files(path, name).map(|file| Ok(read(&file, layout)?.0)).transpose();
+            let part = |name| archive_files(path, name).map(|file| Ok(read(&file, layout, most)?.0)).transpose();
             let train = part("_TRAIN")?.ok_or_else(|| Error::data(path, "has no _TRAIN file", FORMS))?;
             Ok((train, part("_TEST")?))
         }
@@ -313,10 +320,11 @@ fn load_with(
         unlabelled: false,
         any_length: false,
     };
-    let (mut raw, own_test) = read(path, &layout)?;
+    let most = options.read_whole.unwrap_or(READ_WHOLE);
+    let (mut raw, own_test) = read(path, &layout, most)?;
     let mut test = match &options.test {
         None => own_test,
-        Some(file) => Some(read(file, &layout)?.0),
+        Some(file) => Some(read(file, &layout, most)?.0),
     };
     check_pair(&raw, test.as_ref())?;
     if let Some(test) = &mut test {
@@ -346,18 +354,18 @@ fn load_with(
         let found = format!("has {} sequences, too few for training, validation and test", labels.len());
         fault(Error::data(path, found, "give more, at least 3 of some class, or a file of test sequences"))?;
     }
-    let train = take(&raw, &labels, &train_rows);
-    let validation = take(&raw, &labels, &validation_rows);
+    let whole = raw.into_sequences(labels);
+    let [train, validation] = [train_rows, validation_rows].map(|rows| whole.select(&rows));
     let test = match test.zip(test_labels) {
-        Some((test, labels)) => take(&test, &labels, &(0..labels.len()).collect::<Vec<_>>()),
-        None => take(&raw, &labels, &test_rows),
+        Some((test, labels)) => test.into_sequences(labels),
+        None => whole.select(&test_rows),
     };
-    let kind = options.normalize.unwrap_or(match (trained, &raw.values) {
-        (Some(own), _) => own.normalization.kind(),
-        (None, Values::U8 { .. }) => Normalize::None,
-        (None, Values::F32(_)) => Normalize::Feature,
+    let kind = options.normalize.unwrap_or(match trained {
+        Some(own) => own.normalization.kind(),
+        None if whole.values().is_bytes() => Normalize::None,
+        None => Normalize::Feature,
     });
-    drop(raw);
+    drop(whole);
     let normalization = match trained {
         Some(own) if own.normalization.kind() == kind => own.normalization.clone(),
         Some(own) => {
@@ -400,8 +408,7 @@ fn check_pair(raw: &Raw, test: Option<&Raw>) -> Result<()> {
         );
         return Err(Error::data(&test.file, found, "give test sequences of the same sizes"));
     }
-    let is_bytes = |raw: &Raw| matches!(raw.values, Values::U8 { .. });
-    if is_bytes(raw) != is_bytes(test) {
+    if raw.values.is_bytes() != test.values.is_bytes() {
         let found = "has numbers of another type than the training sequences (bytes and other numbers)";
         return Err(Error::data(&test.file, found, "save both as the same type"));
     }
@@ -460,10 +467,10 @@ fn numbers(raw: &Raw, names: &[String]) -> Result<Vec<u32>> {
 
 /// Rows for training, validation and test: of each class its share, chosen by the seed. With files of their own for the
 /// test, there are none for it here.
-fn split(labels: &[u32], classes: usize, shares: Shares, seed: u64, with_test: bool) -> [Vec<usize>; 3] {
+fn split(labels: &[u32], classes: usize, shares: Shares, seed: u64, with_test: bool) -> [Vec<u32>; 3] {
     let mut by_class = vec![Vec::new(); classes];
     for (row, &label) in labels.iter().enumerate() {
-        by_class[label as usize].push(row);
+        by_class[label as usize].push(row as u32);
     }
     let Shares([train, validation, test]) = shares;
     let test = if with_test { test } else { 0 };
@@ -490,27 +497,6 @@ fn split(labels: &[u32], classes: usize, shares: Shares, seed: u64, with_test: b
     }
     parts.iter_mut().for_each(|rows| rows.sort_unstable());
     parts
-}
-
-/// The sequences of these rows.
-fn take(raw: &Raw, labels: &[u32], rows: &[usize]) -> Sequences {
-    fn gather<V: Copy>(values: &[V], width: usize, rows: &[usize]) -> Vec<V> {
-        let mut taken = Vec::with_capacity(rows.len() * width);
-        for &row in rows {
-            taken.extend_from_slice(&values[row * width..(row + 1) * width]);
-        }
-        taken
-    }
-    let width = raw.t * raw.i;
-    let values = match &raw.values {
-        Values::U8 { bytes, scale } => Values::U8 { bytes: gather(bytes, width, rows), scale: *scale },
-        Values::F32(values) => Values::F32(gather(values, width, rows)),
-    };
-    let sequences = Sequences::new(raw.t, raw.i, values, rows.iter().map(|&row| labels[row]).collect());
-    match &raw.lengths {
-        Some(lengths) => sequences.with_lengths(rows.iter().map(|&row| lengths[row]).collect()),
-        None => sequences,
-    }
 }
 
 /// Mean and standard deviation of each input over all steps of `sequences`, which are `[length,I]`; 1 where all are the same,
@@ -596,6 +582,10 @@ impl OwnData {
         if self.normalization == Normalization::None {
             return sequences;
         }
+        if let Values::Mapped(mapped) = sequences.values() {
+            let mapped = mapped.with_normalization(self.normalization.clone());
+            return sequences.with_values(Values::Mapped(mapped));
+        }
         let mut values = Vec::with_capacity(sequences.len() * t * i);
         for n in 0..sequences.len() {
             let from = values.len();
@@ -629,7 +619,7 @@ pub fn read_for(
 ) -> Result<Unlabelled> {
     let any_length = trained.is_some_and(|own| own.any_length);
     let layout = Layout { label: label_column.cloned(), steps: Some(t), inputs: Some(i), unlabelled: true, any_length };
-    let (raw, _) = read(path, &layout)?;
+    let (mut raw, _) = read(path, &layout, READ_WHOLE)?;
     raw.check_finite()?;
     if raw.i != i || (raw.t != t && !any_length) {
         let steps = if any_length { "steps".into() } else { t.to_string() };
@@ -639,13 +629,14 @@ pub fn read_for(
     if !any_length {
         check_whole(&raw, t)?;
     }
+    let lines = raw.lines.take();
     let n = raw.len();
-    let sequences = take(&raw, &vec![0; n], &(0..n).collect::<Vec<_>>());
+    let sequences = raw.into_sequences(vec![0; n]);
     Ok(Unlabelled {
         sequences: match trained {
             Some(own) => own.apply(sequences),
             None => sequences,
         },
-        lines: raw.lines,
+        lines,
     })
 }

@@ -1,6 +1,6 @@
 //! What a reader gives: sequences as they stand in the file, padded to the longest, and the labels' text.
 
-use crate::data::Values;
+use crate::data::{Sequences, Values};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,6 +44,7 @@ impl Raw {
         self.values = match &self.values {
             Values::U8 { bytes, scale } => Values::U8 { bytes: spread(bytes, width, room, 0), scale: *scale },
             Values::F32(values) => Values::F32(spread(values, width, room, 0.0)),
+            Values::Mapped(mapped) => Values::Mapped(mapped.with_room(t)),
         };
         self.t = t;
     }
@@ -56,12 +57,23 @@ impl Raw {
         }
     }
 
+    /// The sequences with their class numbers `[N]`.
+    pub fn into_sequences(self, labels: Vec<u32>) -> Sequences {
+        let sequences = Sequences::new(self.t, self.i, self.values, labels);
+        match self.lengths {
+            Some(lengths) => sequences.with_lengths(lengths),
+            None => sequences,
+        }
+    }
+
     /// Makes sure that all numbers are finite.
     pub fn check_finite(&self) -> Result<()> {
-        let Values::F32(values) = &self.values else { return Ok(()) };
+        if self.values.is_bytes() {
+            return Ok(());
+        }
         let (mut first, mut count) = (None, 0_u64);
         for sequence in 0..self.len() {
-            let steps = &values[sequence * self.t * self.i..][..self.length(sequence) * self.i];
+            let steps = self.values.numbers(sequence, self.t * self.i, self.length(sequence) * self.i);
             for (at, value) in steps.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
                 count += 1;
                 first = first.or(Some((sequence, at / self.i, at % self.i, *value)));
@@ -71,7 +83,7 @@ impl Raw {
         let what = if value.is_nan() { "NaN" } else { "infinite (or too large for 32 bits)" };
         let more = match count {
             1 => String::new(),
-            _ => format!(" (and {} more numbers are none)", count - 1),
+            _ => format!(" (and {} more are not finite)", count - 1),
         };
         let found = format!("{}, step {step}, input {input} (counted from 0) is {what}{more}", self.place(sequence));
         Err(Error::data(&self.file, found, "fill it in, or leave the sequence out"))
