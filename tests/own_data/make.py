@@ -64,7 +64,8 @@ save_file({"x": padded.astype(np.float32), "labels": labels, "lengths": lengths}
 columns = [f"{name}{step}" for step in range(8) for name in ("value", "slope")]
 table = pandas.DataFrame(padded.reshape(36, 16), columns=columns).assign(label=y)
 table.to_csv("lengths.csv", index=False)
-table.to_csv("lengths_first.tsv.gz", index=False, header=False, sep="\t", columns=["label", *columns], compression={"method": "gzip", "mtime": 0})
+order, gz = ["label", *columns], {"method": "gzip", "mtime": 0}
+table.to_csv("lengths_first.tsv.gz", index=False, header=False, sep="\t", columns=order, compression=gz)
 os.makedirs("lengths_archive", exist_ok=True)
 for part, rows in (("TRAIN", slice(0, 24)), ("TEST", slice(24, 36))):
     with open(f"lengths_archive/Waves_{part}.tsv", "w") as file:

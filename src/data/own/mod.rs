@@ -1,7 +1,8 @@
 //! People's own sequences: NumPy's `.npz` and `.npy`, CSV and TSV, the UCR/UEA archive's `.tsv` and `.ts`, safetensors.
 //!
 //! A reader gives sequences, padded to the longest, and their classes' names; here they are told apart into training,
-//! validation and test, and normalised. Every file may be packed by gzip. What a model has to know of that later is [`OwnData`], which its checkpoint keeps.
+//! validation and test, and normalised. Every file may be packed by gzip; large arrays stay in theirs, as [`Mapped`]. What a
+//! model has to know of the data later is [`OwnData`], which its checkpoint keeps.
 
 mod array;
 mod bytes;

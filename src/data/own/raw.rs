@@ -100,13 +100,15 @@ fn spread<V: Copy>(values: &[V], width: usize, room: usize, padding: V) -> Vec<V
     all
 }
 
-/// Sequences `[length,I]` that follow one another, padded with zeros to `[N,T,I]`; with T, and the lengths where they
-/// differ. The error says what was found.
+/// Values `[N,T,I]`, T, and the lengths where they differ.
+type Padded = (Vec<f32>, usize, Option<Vec<u32>>);
+
+/// Sequences `[length,I]` that follow one another, padded with zeros. The error says what was found.
 ///
 /// # Panics
 ///
 /// If there are no lengths.
-pub fn padded(values: Vec<f32>, lengths: Vec<u32>, i: usize) -> Result<(Vec<f32>, usize, Option<Vec<u32>>), String> {
+pub fn padded(values: Vec<f32>, lengths: Vec<u32>, i: usize) -> Result<Padded, String> {
     let longest = *lengths.iter().max().expect("a sequence");
     let t = longest as usize;
     if lengths.iter().all(|&length| length == longest) {
