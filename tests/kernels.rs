@@ -89,12 +89,13 @@ const fn divided(h: usize, i: usize, tiles: usize, cluster: usize) -> Model {
 }
 
 /// Few and many warps, weights in shared memory; several tiles to a block, clusters.
-const MODELS: [Model; 7] = [
+const MODELS: [Model; 8] = [
     divided(16, 7, 1, 1),
     divided(128, 28, 1, 1),
     divided(192, 28, 1, 1),
     divided(128, 28, 8, 1),
     divided(128, 28, 1, 4),
+    divided(256, 28, 2, 2),
     divided(256, 28, 1, 4),
     divided(512, 28, 1, 8),
 ];

@@ -504,7 +504,7 @@ DEVICE void run_backward(unsigned char* shared, const uint4* __restrict__ weight
     }
 }
 
-KERNEL(THREADS)
+KERNEL(THREADS, 1)
 persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restrict__ backward_weights,
                 const float* __restrict__ w_out, const float* __restrict__ b_out, const u8* __restrict__ bytes,
                 const float* __restrict__ floats, const u32* __restrict__ labels, const u32* __restrict__ rows,
@@ -546,7 +546,7 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
 // Launch, shared, bounds, rounding, sums   as of persistent_lstm
 // CPU twin reference::rounded
 
-KERNEL(THREADS)
+KERNEL(THREADS, 1)
 persistent_forward(const uint4* __restrict__ forward_weights, const float* __restrict__ w_out,
                    const float* __restrict__ b_out, const u8* __restrict__ bytes, const float* __restrict__ floats,
                    const u32* __restrict__ labels, const u32* __restrict__ rows, const u32* __restrict__ turn, u32* x,

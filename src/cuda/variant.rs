@@ -44,7 +44,7 @@ const OTHER_BACKWARD: usize = 84;
 /// What it can do with in a cluster, where shared memory is too small for more weights.
 const LEAST_OTHER_BACKWARD: usize = 63;
 /// Registers more, forward and backward, where weights are in shared memory too and tiles or units are divided.
-const DIVIDED: [usize; 2] = [16, 8];
+const DIVIDED: [usize; 2] = [16, 16];
 /// Registers for a tile of weights, forward and backward.
 const FORWARD_TILE: usize = 16;
 const BACKWARD_TILE: usize = 4;
