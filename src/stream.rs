@@ -72,7 +72,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] for a model that cannot be streamed, or a `count` of 0.
+    /// [`Error::Usage`] for a model that cannot be streamed, or a `count` of 0 or beyond memory.
     ///
     /// # Panics
     ///
@@ -100,6 +100,11 @@ impl Streams {
         if count == 0 {
             return Err(Error::usage("0 streams", "there is nothing to push to", "ask for 1 or more"));
         }
+        // Asked for and given back, never touched: a count beyond all memory is told before it ends the program.
+        let bytes = Running::bytes_of_a_stream(&config.model).saturating_mul(count);
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+            Error::usage(format!("{count} streams"), "that takes more memory than there is", "ask for fewer")
+        })?;
         let normalization = config.own.as_ref().map_or(Normalization::None, |own| own.normalization.clone());
         Ok(Self { running: Running::new(&config.model, parameters, count, isa), normalization })
     }

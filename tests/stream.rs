@@ -12,7 +12,12 @@ use fused_lstm::model::{Model, Pool};
 use fused_lstm::optimizer::Adam;
 use fused_lstm::shape::Dims;
 use fused_lstm::stream::{Stream, Streams};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use support::models::{dataset_of, larger, number, sequences, start_of};
+use support::{Folder, Run, program};
 
 fn config(model: Model) -> Config {
     let data = dataset_of(sequences(model.dims, 1), model.dims.k);
@@ -146,6 +151,7 @@ fn what_cannot_be_streamed_is_refused() {
         &["all their steps", "--normalize feature"],
     );
     refused(config(model), 0, &["0 streams"]);
+    refused(config(model), usize::MAX, &["streams", "more memory than there is"]);
     if let Some(bf16) = Isa::bf16() {
         assert!(Streams::with_isa(&config(model), &start_of(&model).parameters, 1, bf16).is_err());
     }
@@ -163,4 +169,141 @@ fn what_cannot_be_streamed_is_refused() {
 fn a_step_has_the_models_inputs() {
     let model = Model::new(Dims { t: 2, i: 2, p: 3, h: 4, k: 3 });
     Streams::new(&config(model), &start_of(&model).parameters, 2).unwrap().push(&[0.0; 2]);
+}
+
+// ---- predict --stream ----
+
+/// A folder with `model`, trained on the made-up waves, with more `flags`.
+fn trained(flags: &str) -> Folder {
+    let folder = Folder::new();
+    let csv = waves().display().to_string();
+    let sizes = "--inputs 2 --hidden 8 --batch-size 12 --steps 60 --quiet";
+    folder.run_plain(&format!("train --data {csv} {sizes} --save @model {flags}")).succeeds();
+    folder
+}
+
+fn waves() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/own_data/waves.csv")
+}
+
+/// The numbers of each sequence of the waves, step by step, as their file has them.
+fn waves_by_step() -> Vec<Vec<[String; 2]>> {
+    let text = fs::read_to_string(waves()).unwrap();
+    let sequence = |line: &str| {
+        let numbers: Vec<_> = line.split(',').take(16).map(str::to_owned).collect();
+        numbers.chunks(2).map(|step| [step[0].clone(), step[1].clone()]).collect()
+    };
+    text.lines().skip(1).map(sequence).collect()
+}
+
+/// Runs `command` with `input`.
+fn run_with(folder: &Folder, command: &str, input: &[u8]) -> Run {
+    let mut child = program();
+    child.args(folder.args(command)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    // On its own, for the program writes while it reads; where it ends early, the rest is read by nobody.
+    let writer = std::thread::spawn(move || stdin.write_all(&input).is_ok());
+    let run = Run::new(child.wait_with_output().unwrap());
+    writer.join().unwrap();
+    run
+}
+
+#[test]
+fn the_last_step_of_a_sequence_gives_what_predict_gives() {
+    for flags in ["", "--pool mean --layers 2 --normalize none", "--input-layer none --pool max"] {
+        let folder = trained(flags);
+        // Every separator, ends of lines of either kind, and more than one empty line.
+        let with_separators = |(n, sequence): (usize, Vec<[String; 2]>)| {
+            let (between, end) = [(",", "\n"), (" ", "\r\n"), ("\t", "\n"), (" , ", "\r\n")][n % 4];
+            let steps: String = sequence.iter().map(|step| step.join(between) + end).collect();
+            steps + &end.repeat(1 + n % 2)
+        };
+        let text: String = waves_by_step().into_iter().enumerate().map(with_separators).collect();
+        let predicted = folder.run_plain(&format!("predict --model @model --json {}", waves().display())).succeeds();
+        let run = run_with(&folder, "predict --model @model --stream --json", text.as_bytes()).succeeds();
+        let (steps, predicted) = (run.events("prediction"), predicted.events("prediction"));
+        assert_eq!((steps.len(), predicted.len()), (36 * 8, 36));
+        for (n, (steps, predicted)) in steps.chunks(8).zip(&predicted).enumerate() {
+            assert_eq!((&steps[7]["class"], &steps[7]["top"]), (&predicted["class"], &predicted["top"]), "{flags} {n}");
+            let all = steps.iter().enumerate().all(|(t, step)| step["sequence"] == n && step["step"] == t + 1);
+            assert!(all, "{steps:#?}");
+            let probabilities: Vec<f64> =
+                steps[7]["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect();
+            assert!(probabilities.len() == 3 && (probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+        }
+        assert_eq!((&steps[0]["line"], &steps[8]["line"]), (&1.into(), &10.into()));
+        let first = run_with(&folder, "predict --model @model --stream", text.as_bytes()).succeeds();
+        let best = steps[0]["class"].as_str().unwrap();
+        assert!(first.out.starts_with(&format!("sequence 0 step 1: {best} (")), "{}", &first.out[..80]);
+        assert_eq!(first.out.lines().count(), 36 * 8);
+    }
+}
+
+#[test]
+fn each_step_is_answered_before_the_next_comes() {
+    let folder = trained("");
+    let mut command = program();
+    command.args(folder.args("predict --model @model --stream")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for step in 1..4 {
+        writeln!(input, "0.5 {step}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("sequence 0 step {step}: ")), "{line}");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_bad_line_is_told_by_its_number() {
+    let folder = trained("");
+    let bad: [(&[u8], &str); 8] = [
+        (b"1 2\n3\n", "line 2: it has 1 number;"),
+        (b"1 2 3", "line 1: it has 3 numbers;"),
+        (b"\n1 2\n\n1 x\n", "line 4: number 2, \"x\", is no number;"),
+        (b"1,,2\n", "line 1: number 2 is missing;"),
+        (b"1,2,\n", "line 1: number 3 is missing;"),
+        (b"1 nan\n", "line 1: number 2, \"nan\", is not a finite f32;"),
+        (b"1e39 1\n", "line 1: number 1, \"1e39\", is not a finite f32;"),
+        (b"1 \xff\n", "line 1: it is no text (UTF-8);"),
+    ];
+    for (input, part) in bad {
+        let run = run_with(&folder, "predict --model @model --stream", input);
+        assert_eq!((run.code, run.err.lines().count()), (3, 1), "{run:#?}");
+        let parts = ["error: standard input: ", part, "; give 2 numbers, separated by commas, spaces or tabs"];
+        assert!(parts.iter().all(|part| run.err.contains(part)), "{part}: {run:#?}");
+    }
+    assert_eq!(run_with(&folder, "predict --model @model --stream", b"").succeeds().out, "");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_stream_quietly() {
+    let folder = trained("");
+    let mut command = program();
+    command.args(folder.args("predict --model @model --stream")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let _ = child.stdin.take().unwrap().write_all(&b"1 2\n".repeat(1000));
+    let run = child.wait_with_output().unwrap();
+    assert_eq!((run.status.code(), run.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn flags_and_models_that_cannot_stream() {
+    let folder = trained("--bidirectional");
+    folder.run_plain("predict --model @model --stream").fails_in_one_line(5, &["both directions", "--bidirectional"]);
+    folder
+        .run_plain("predict --model @model --stream --device cuda")
+        .fails_in_one_line(2, &["--device cuda", "processor"]);
+    folder.run_plain("predict --model @nowhere --stream").fails_in_one_line(5, &["nowhere"]);
+    for more in ["file.csv", "--row 1", "--label-column x", "--threads 2", "--precision bf16"] {
+        folder.run_plain(&format!("predict --model @model --stream {more}")).fails_as_misuse(&["--stream"]);
+    }
+    let folder = trained("--normalize sequence");
+    folder
+        .run_plain("predict --model @model --stream")
+        .fails_in_one_line(5, &["all their steps", "--normalize feature"]);
 }

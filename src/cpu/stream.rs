@@ -67,6 +67,13 @@ impl Running {
         }
     }
 
+    /// About what each stream takes, beside the weights.
+    pub fn bytes_of_a_stream(model: &Model) -> usize {
+        let of_layer = |layer| model.layer_inputs(layer) + 4 * model.dims.h;
+        let layers: usize = (0..model.layers).map(of_layer).sum();
+        size_of::<f32>() * (layers + model.dims.h + 2 * model.dims.k)
+    }
+
     /// What is computed.
     pub fn model(&self) -> &Model {
         &self.stack.model

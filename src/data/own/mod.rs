@@ -577,8 +577,8 @@ impl Normalization {
 }
 
 impl OwnData {
-    /// Sequences as the model sees them, from those of the file.
-    fn apply(&self, sequences: Sequences) -> Sequences {
+    /// Sequences as the model sees them, from those of a file; of each only the steps that it has are looked at.
+    pub fn apply(&self, sequences: Sequences) -> Sequences {
         let (t, i) = (sequences.t(), sequences.i());
         if self.normalization == Normalization::None {
             return sequences;
