@@ -1,7 +1,9 @@
 // Models that fused-lstm has trained, for C and whatever can call C.
 //
-// Link with libfused_lstm_c. Where a function gives an int32_t, it is 0, or else the exit code that the
-// program has for such an error; fused_lstm_last_error() then tells what was wrong. Made by cbindgen of crates/c-api/src/lib.rs: change that, then
+// Link with libfused_lstm_c. Where a function gives an int32_t, it is 0, or else the exit code that
+// the program has for such an error; fused_lstm_last_error() then tells what was wrong.
+//
+// Made by cbindgen of crates/c-api/src/lib.rs: change that, then
 // `cargo test -p fused-lstm-c -- --ignored renew`.
 
 #ifndef FUSED_LSTM_H
