@@ -435,8 +435,14 @@ pub struct PredictArgs {
     pub model: PathBuf,
     /// PNG or JPEG pictures of a digit, of any size, dark on light or light on dark; IDX image files; or files of your own
     /// sequences, as for train's --data, with or without labels
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "stream", value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Read steps from standard input, one a line, and tell the class after each
+    ///
+    /// A line has a number for each input, separated by commas, spaces or tabs; an empty line begins another sequence. It runs
+    /// on the processor, in f32, and not for models of two directions or normalized by sequence, which need the whole of it.
+    #[arg(long, conflicts_with_all = ["files", "row", "label_column", "threads", "precision", "activations"])]
+    pub stream: bool,
     /// Which image of an IDX file, counted from 0; may be given more than once
     #[arg(long, value_name = "N", value_parser = from_zero::<usize>, allow_negative_numbers = true, default_value = "0")]
     pub row: Vec<usize>,

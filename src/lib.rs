@@ -42,6 +42,7 @@
 //! | [`precision`] | in which numbers matrix products are computed |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
 //! | [`run`] | the folder that a training leaves: settings, numbers, checkpoints, what it gets wrong |
+//! | [`stream`] | a trained model step by step, while a sequence is still coming |
 //! | [`confusion`] | how often each class was taken for each other |
 //! | [`fixture`] | batches with expected results, to check any engine by |
 //!
@@ -67,6 +68,7 @@ pub mod progress;
 pub mod reference;
 pub mod run;
 pub mod shape;
+pub mod stream;
 pub mod tensor_file;
 pub mod train;
 

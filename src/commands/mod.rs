@@ -11,6 +11,7 @@ pub mod micro;
 pub mod predict;
 pub mod profile;
 pub mod report;
+mod stream;
 pub mod sweep;
 pub mod train;
 pub mod verify;

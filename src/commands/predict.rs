@@ -19,6 +19,9 @@ const TOP: usize = 3;
 
 /// Runs the command and returns the exit code. A file that cannot be used does not keep the others from being classified.
 pub fn run(args: &PredictArgs) -> Result<u8> {
+    if args.stream {
+        return super::stream::run(args).map(|()| 0);
+    }
     let (config, mut engine) = super::load_model(&args.model, Chosen::open(&args.device)?, None)?;
     Ok(super::each(&args.files, |file| predict(args, &config, engine.as_mut(), file)))
 }
@@ -88,7 +91,7 @@ fn predict_own(args: &PredictArgs, config: &Config, engine: &mut dyn Engine, fil
 }
 
 /// The likeliest classes and their probabilities, the best first.
-fn ranked(probabilities: &[f32]) -> Vec<(usize, f64)> {
+pub fn ranked(probabilities: &[f32]) -> Vec<(usize, f64)> {
     let mut ranked: Vec<(usize, f64)> = probabilities.iter().map(|&p| p.into()).enumerate().collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(TOP);

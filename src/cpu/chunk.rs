@@ -148,6 +148,27 @@ impl Scratch {
     }
 }
 
+/// What a step makes of a vector of units.
+pub struct Activated<V> {
+    /// After their activation.
+    pub gates: [V; GATES],
+    /// Cell state.
+    pub c: V,
+    /// Hidden state.
+    pub h: V,
+}
+
+/// From the gates before their activation and the cell state before the step.
+#[inline(always)]
+pub fn activate<S: Simd>(s: S, a: [S::V; GATES], c_before: S::V) -> Activated<S::V> {
+    let i = sigmoid(s, a[gate::I]);
+    let f = sigmoid(s, a[gate::F]);
+    let g = tanh(s, a[gate::G]);
+    let o = sigmoid(s, a[gate::O]);
+    let c = s.fma(f, c_before, s.mul(i, g));
+    Activated { gates: [i, f, g, o], c, h: s.mul(o, tanh(s, c)) }
+}
+
 /// One step of the cell for a panel of units.
 struct ForwardStep<'a> {
     sizes: Sizes,
@@ -221,13 +242,7 @@ impl Rows for ForwardStep<'_> {
             let (before, after) = (self.slot(t, row) + unit, self.slot(t + 1, row) + unit);
             let is_over = self.scratch.is_over(self.sizes, row, t);
             let Scratch { h, c, gates, pairs, .. } = &mut *self.scratch;
-            let i = sigmoid(s, a[gate::I]);
-            let f = sigmoid(s, a[gate::F]);
-            let g = tanh(s, a[gate::G]);
-            let o = sigmoid(s, a[gate::O]);
-            let mut c_now = s.fma(f, s.load(&c[before..]), s.mul(i, g));
-            let tanh_now = tanh(s, c_now);
-            let mut h_now = s.mul(o, tanh_now);
+            let Activated { gates: [i, f, g, o], c: mut c_now, h: mut h_now } = activate(s, a, s.load(&c[before..]));
             if is_over {
                 (c_now, h_now) = (s.load(&c[before..]), s.load(&h[before..]));
             }

@@ -14,6 +14,7 @@ pub mod peak;
 mod simd;
 mod sizes;
 mod stack;
+pub(crate) mod stream;
 mod tile;
 mod weights;
 

@@ -35,12 +35,37 @@ fn with<E: Factor>(isa: Isa, rounds: usize, left: E, right: E) -> f64 {
     (0..rounds).map(round).fold(0.0, f64::max)
 }
 
+/// The sum of `numbers`, whose order is that of eight vectors side by side; a rest is left out. It does hardly more than read
+/// them: the floor that a step of a stream, which reads all weights, is held against.
+pub fn sum(isa: Isa, numbers: &[f32]) -> f32 {
+    isa.run(Sum(numbers))
+}
+
 /// Multiply-adds of one training iteration, counted as two operations each, with the input layer folded and the first
 /// step's zero state left out: forward and backward of `batch` sequences. Fold, unfold and head are not counted.
 pub fn step_operations(dims: crate::shape::Dims, batch: usize) -> f64 {
     let (recurrent, input) = (dims.h * dims.g(), dims.i * dims.g());
     // The recurrent weights are used forward, backward and for their gradient; the inputs have no gradient.
     2.0 * batch as f64 * (3 * (dims.t - 1) * recurrent + 2 * dims.t * input) as f64
+}
+
+struct Sum<'a>(&'a [f32]);
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); 8];
+        for numbers in self.0.chunks_exact(8 * S::LANES) {
+            for (sum, numbers) in sums.iter_mut().zip(numbers.chunks_exact(S::LANES)) {
+                *sum = s.add(*sum, s.load(numbers));
+            }
+        }
+        let mut lanes = [0.0; 16];
+        s.store(&mut lanes, sums.into_iter().fold(s.splat(0.0), |all, sum| s.add(all, sum)));
+        lanes.iter().sum()
+    }
 }
 
 struct Peak<'a, E> {

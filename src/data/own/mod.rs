@@ -554,7 +554,7 @@ fn measure(train: &Sequences, kind: Normalize) -> Normalization {
 }
 
 /// Brings the steps `[length,I]` to a mean and a standard deviation of each input.
-fn scale(steps: &mut [f32], mean: &[f32], deviation: &[f32]) {
+pub(crate) fn scale(steps: &mut [f32], mean: &[f32], deviation: &[f32]) {
     for step in steps.chunks_exact_mut(mean.len()) {
         for ((value, &mean), &deviation) in step.iter_mut().zip(mean).zip(deviation) {
             *value = ((f64::from(*value) - f64::from(mean)) / f64::from(deviation)) as f32;
@@ -577,8 +577,8 @@ impl Normalization {
 }
 
 impl OwnData {
-    /// Sequences as the model sees them, from those of the file.
-    fn apply(&self, sequences: Sequences) -> Sequences {
+    /// Sequences as the model sees them, from those of a file; of each only the steps that it has are looked at.
+    pub fn apply(&self, sequences: Sequences) -> Sequences {
         let (t, i) = (sequences.t(), sequences.i());
         if self.normalization == Normalization::None {
             return sequences;
