@@ -9,6 +9,7 @@ mod text;
 mod ts;
 mod zip;
 
+pub(crate) use array::half;
 pub use text::LabelColumn;
 
 use super::idx::unreadable;
@@ -100,6 +101,9 @@ pub struct OwnData {
     pub split: Shares,
     /// Seed of that.
     pub split_seed: u64,
+    /// Whether the file's numbers were bytes, and were divided by 255 before anything else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bytes: bool,
 }
 
 impl OwnData {
@@ -297,6 +301,7 @@ pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result
         (None, Values::U8 { .. }) => Normalize::None,
         (None, Values::F32(_)) => Normalize::Feature,
     });
+    let bytes = matches!(raw.values, Values::U8 { .. });
     drop(raw);
     let normalization = match trained {
         Some(own) if own.normalization.kind() == kind => own.normalization.clone(),
@@ -307,7 +312,7 @@ pub fn load(path: &Path, options: &Options, trained: Option<&OwnData>) -> Result
         }
         None => measure(&train, kind),
     };
-    let own = OwnData { class_names, normalization, split: shares, split_seed };
+    let own = OwnData { class_names, normalization, split: shares, split_seed, bytes };
     let [train, validation, test] = [train, validation, test].map(|part| own.apply(part));
     let description = format!(
         "{}: {} to train, {} to validate, {} to test, {} steps of {} inputs, {} classes",
