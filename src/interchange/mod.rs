@@ -57,18 +57,18 @@ struct Found {
 }
 
 impl Format {
-    /// Whether the rows of a matrix are its outputs.
-    fn outputs_first(self) -> bool {
-        self == Self::Pytorch
+    /// Whether a tensor of this shape is a matrix that has its outputs first there, and its inputs first here.
+    fn turns(self, shape: &[usize]) -> bool {
+        self == Self::Pytorch && shape.len() == 2
     }
 
-    /// A matrix's shape in the file, from that of ours, or the other way round.
+    /// A tensor's shape in the file, from that of ours, or the other way round.
     fn turned(self, shape: &[usize]) -> Vec<usize> {
-        let mut shape = shape.to_vec();
-        if self.outputs_first() {
-            shape.reverse();
+        let mut turned = shape.to_vec();
+        if self.turns(shape) {
+            turned.reverse();
         }
-        shape
+        turned
     }
 }
 
@@ -85,7 +85,7 @@ pub fn export(config: &Config, parameters: &[f32], format: Format) -> TensorFile
     let values = layout.view(&parameters).into_vec();
     for ((names, shape), values) in names.into_vec().into_iter().zip(layout.shapes().into_vec()).zip(values) {
         let turned = format.turned(&shape);
-        let values = if turned == shape { values.to_vec() } else { transposed(values, shape[0]) };
+        let values = if format.turns(&shape) { transposed(values, shape[0]) } else { values.to_vec() };
         // The first holds everything; what is added to it is zero.
         let zeros = Tensor::f32(&turned, vec![0.0; values.len()]);
         tensors.extend(names[1..].iter().map(|name| (name.clone(), zeros.clone())));
@@ -218,8 +218,10 @@ fn tensor<'a>(file: &'a SafeTensors, name: &str) -> Result<TensorView<'a>, Strin
 /// Inputs and outputs of the matrix `name`.
 fn sizes(file: &SafeTensors, format: Format, name: &str) -> Result<[usize; 2], String> {
     let view = tensor(file, name)?;
-    let shape = format.turned(view.shape());
-    shape.try_into().map_err(|shape: Vec<usize>| format!("tensor {name} is {shape:?}: not a matrix"))
+    match format.turned(view.shape())[..] {
+        [inputs, outputs] if inputs * outputs > 0 => Ok([inputs, outputs]),
+        _ => Err(format!("tensor {name} is {:?}: not a matrix", view.shape())),
+    }
 }
 
 /// The sum of the tensors of these names, in our layout, whose shape is to be `shape` here.
@@ -237,7 +239,7 @@ fn sum(file: &SafeTensors, format: Format, names: &[String], shape: &[usize]) ->
             return Err(format!("tensor {name} holds numbers that are NaN, infinite, or too large for 32 bits"));
         }
     }
-    Ok(if expected == shape { sum } else { transposed(&sum, shape[1]) })
+    Ok(if format.turns(shape) { transposed(&sum, shape[1]) } else { sum })
 }
 
 fn floats(view: &TensorView) -> Result<Vec<f32>, String> {

@@ -138,8 +138,9 @@ impl Builder {
         }
     }
 
-    /// Each input by its mean and standard deviation over the steps. The smallest is taken off before, so that what never changes
-    /// is zero to the bit, and has no deviation to be divided by.
+    /// Each input by its mean and standard deviation over the steps. They are measured above the smallest number, so that what
+    /// never changes is zero to the bit, and has no deviation to be divided by. The mean itself is rounded to a float, as where
+    /// the model was trained.
     fn normalized(&mut self, x: &str, mask: Option<&Mask>) -> String {
         let high = self.filled(x, mask, f32::MAX);
         let low = self.reduce("ReduceMin", &high, 1);
@@ -152,6 +153,8 @@ impl Builder {
         let (zero, one) = (self.float("zero", &[], &[0.0]), self.float("one", &[], &[1.0]));
         let constant = self.node("Equal", &[&deviation, &zero], &[]);
         let divisor = self.node("Where", &[&constant, &one, &deviation], &[]);
+        let mean = self.node("Add", &[&low, &mean], &[]);
+        let centred = self.node("Sub", &[x, &mean], &[]);
         self.node("Div", &[&centred, &divisor], &[])
     }
 
