@@ -33,7 +33,7 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// Largest header of a tensor file.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// The one metadata entry of the tensor files. (Only one, for more would be written in random order.)
-const METADATA: &str = "fused-lstm";
+pub(crate) const METADATA: &str = "fused-lstm";
 
 /// The new checkpoint within the folder, once it is whole.
 const SAVED: &str = ".saved";
@@ -43,13 +43,20 @@ const SAVING: &str = ".saving-";
 const REMEDY: &str = "give a folder that --save wrote";
 const ELSEWHERE: &str = "choose another folder with --save";
 
-/// What `config.json` holds.
+/// What `config.json` holds, for [`parse_config`].
 #[derive(Serialize, Deserialize)]
-struct ConfigFile {
+pub(crate) struct ConfigFile {
     /// Version of the files' form.
     format: u32,
     #[serde(flatten)]
     config: Config,
+}
+
+impl ConfigFile {
+    pub(crate) fn new(config: &Config) -> Self {
+        let format = if config.is_first_form() { FIRST_FORMAT } else { FORMAT };
+        Self { format, config: config.clone() }
+    }
 }
 
 /// What `state.safetensors` says beside its tensors.
@@ -123,9 +130,7 @@ impl Checkpoint {
                 parameters_sha256: sha256(parameters),
             }),
         };
-        let format = if self.config.is_first_form() { FIRST_FORMAT } else { FORMAT };
-        let config = ConfigFile { format, config: self.config.clone() };
-        let config = serde_json::to_vec_pretty(&config).expect("a configuration can be written");
+        let config = serde_json::to_vec_pretty(&ConfigFile::new(&self.config)).expect("a configuration can be written");
         write_synced(&folder.join(MODEL_FILE), &model.to_bytes())?;
         write_synced(&folder.join(STATE_FILE), &state.to_bytes())?;
         write_synced(&folder.join(CONFIG_FILE), &config)?;
@@ -184,7 +189,7 @@ fn load_config(folder: &Path) -> Result<Config> {
     parse_config(&bytes).map_err(|found| Error::checkpoint(&path, found, REMEDY))
 }
 
-fn parse_config(bytes: &[u8]) -> Result<Config, String> {
+pub(crate) fn parse_config(bytes: &[u8]) -> Result<Config, String> {
     /// The part that every form has.
     #[derive(Deserialize)]
     struct Form {
@@ -246,7 +251,7 @@ fn sha256(numbers: &[f32]) -> String {
     Sha256::digest(bytemuck::cast_slice::<_, u8>(numbers)).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn metadata(value: &impl Serialize) -> BTreeMap<String, String> {
+pub(crate) fn metadata(value: &impl Serialize) -> BTreeMap<String, String> {
     BTreeMap::from([(METADATA.to_owned(), serde_json::to_string(value).expect("a few plain values can be written"))])
 }
 

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fused_lstm::data::own::{LabelColumn, Shares};
 use fused_lstm::data::source::Source;
 use fused_lstm::init::Init;
+use fused_lstm::interchange::Format;
 use fused_lstm::model::{Model, Pool};
 use fused_lstm::shape::Dims;
 use std::path::PathBuf;
@@ -41,6 +42,17 @@ pub enum Command {
     Eval(EvalArgs),
     /// Classify pictures of digits, rows of an IDX file, or sequences of your own, with a checkpoint
     Predict(PredictArgs),
+    /// Write a checkpoint's model for PyTorch, Keras, or ONNX Runtime
+    ///
+    /// What the file holds is in docs/interchange.md.
+    Export(ExportArgs),
+    /// Make a checkpoint of a model that was trained in PyTorch or Keras
+    ///
+    /// The file holds one LSTM of any number of layers, in one direction or both, a linear layer after it, and one before it or
+    /// none; the tensors tell which. How long the sequences are, what the classes are called and how numbers are brought to one
+    /// scale is taken from the data that --data names, else from the file, if `export` wrote it. The checkpoint is one of step 0:
+    /// Adam starts anew.
+    Import(Box<ImportArgs>),
     /// Train all combinations of seeds and settings side by side, and compare them
     ///
     /// Each training gives to the bit what `train` gives for its settings. On the processor there are as many at a time as
@@ -454,6 +466,59 @@ pub struct PredictArgs {
     /// One JSON object per line on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Folder with the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What is to read the file
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Have the ONNX graph read how many steps of each sequence count
+    #[arg(long)]
+    pub lengths: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// PyTorch: a state dict of nn.Linear, nn.LSTM and nn.Linear, as a safetensors file
+    Pytorch,
+    /// Keras: the weights of Dense, LSTM and Dense layers by their paths, as a safetensors file
+    Keras,
+    /// ONNX Runtime and whatever else runs ONNX: the whole computation, from the numbers of a data file to probabilities
+    Onnx,
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// File with the tensors
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Whose tensors they are
+    #[arg(long, value_enum)]
+    pub format: Format,
+    /// Folder for the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub save: PathBuf,
+    /// What the output layer reads: the last step's state, or the mean or maximum over the steps [default: last, or what the
+    /// exported model had]
+    #[arg(long, value_enum)]
+    pub pool: Option<Pool>,
+    /// Sequences in a batch, for training to go on with [default: 128, or as many as there are]
+    #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true)]
+    pub batch_size: Option<usize>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    /// Progress on standard error
+    #[arg(long, value_enum, default_value = "auto")]
+    pub progress: ProgressStyle,
 }
 
 #[derive(Args)]

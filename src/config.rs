@@ -47,6 +47,14 @@ impl Config {
         }
     }
 
+    /// Whether the data's numbers are bytes, of which the model reads a 255th.
+    pub(crate) fn reads_bytes(&self) -> bool {
+        match &self.own {
+            Some(own) => own.bytes,
+            None => ["mnist", "synthetic"].contains(&self.data.as_str()),
+        }
+    }
+
     /// Whether it can be told to programs that know nothing beyond the tutorial's model and optimizer.
     pub(crate) fn is_first_form(&self) -> bool {
         let Adam { weight_decay, schedule, .. } = self.adam;

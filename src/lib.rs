@@ -41,6 +41,7 @@
 //! | `cuda` | with the feature `cuda`: the kernels of the CUDA engine, compiled when the program runs |
 //! | [`precision`] | in which numbers matrix products are computed |
 //! | [`config`], [`train`], [`checkpoint`] | how a model is trained, the loop, saving and going on |
+//! | [`interchange`] | models to and from PyTorch, Keras and ONNX |
 //! | [`run`] | the folder that a training leaves: settings, numbers, checkpoints, what it gets wrong |
 //! | [`stream`] | a trained model step by step, while a sequence is still coming |
 //! | [`confusion`] | how often each class was taken for each other |
@@ -61,6 +62,7 @@ pub mod engine;
 pub mod error;
 pub mod fixture;
 pub mod init;
+pub mod interchange;
 pub mod model;
 pub mod optimizer;
 pub mod precision;

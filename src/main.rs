@@ -42,6 +42,8 @@ fn run(cli: &Cli) -> fused_lstm::Result<u8> {
         Some(Command::Train(args)) => commands::train::run(args)?,
         Some(Command::Eval(args)) => commands::eval::run(args)?,
         Some(Command::Predict(args)) => return commands::predict::run(args),
+        Some(Command::Export(args)) => commands::export::run(args)?,
+        Some(Command::Import(args)) => commands::import::run(args)?,
         Some(Command::Sweep(args)) => commands::sweep::run(args)?,
         Some(Command::Report(args)) => commands::report::run(args)?,
         Some(Command::Data(args)) => commands::data::run(args)?,

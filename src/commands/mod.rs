@@ -5,7 +5,9 @@ pub mod data;
 mod device;
 pub mod doctor;
 pub mod eval;
+pub mod export;
 pub mod help;
+pub mod import;
 pub mod kernels;
 pub mod micro;
 pub mod predict;
@@ -101,18 +103,7 @@ fn prepared(
         }
         return Ok(Arc::new(own::load(path, &options, known)?));
     }
-    let flags = [
-        ("--test-data", args.test_data.is_some()),
-        ("--label-column", args.label_column.is_some()),
-        ("--steps-per-sequence", args.steps_per_sequence.is_some()),
-        ("--inputs", args.inputs.is_some()),
-        ("--split", prepare.split.is_some()),
-        ("--split-seed", prepare.split_seed.is_some()),
-        ("--normalize", prepare.normalize.is_some()),
-    ];
-    if let Some((flag, _)) = flags.iter().find(|(_, given)| *given) {
-        return Err(Error::usage(*flag, "it is for files of your own", "name one with --data, or leave the flag out"));
-    }
+    check_own_flags(args, prepare)?;
     let trained_on = trained.map(|config| config.data.as_str());
     if trained_on == Some(own::NAME) && args.data.is_none() && args.data_dir.is_none() {
         let found = "the model was trained on a file of its user's, which it does not name";
@@ -127,6 +118,23 @@ fn prepared(
     let is_mnist = matches!(source, Source::Auto | Source::Mnist);
     let folder = args.data_dir.clone().or_else(|| data_dir_from_environment().filter(|_| is_mnist));
     Ok(Arc::new(source::load(&source, folder.as_deref(), args.offline, progress)?))
+}
+
+/// Makes sure that no flag is given that is for files of the user's own.
+fn check_own_flags(args: &DataArgs, prepare: &PrepareArgs) -> Result<()> {
+    let flags = [
+        ("--test-data", args.test_data.is_some()),
+        ("--label-column", args.label_column.is_some()),
+        ("--steps-per-sequence", args.steps_per_sequence.is_some()),
+        ("--inputs", args.inputs.is_some()),
+        ("--split", prepare.split.is_some()),
+        ("--split-seed", prepare.split_seed.is_some()),
+        ("--normalize", prepare.normalize.is_some()),
+    ];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| *given) {
+        return Err(Error::usage(*flag, "it is for files of your own", "name one with --data, or leave the flag out"));
+    }
+    Ok(())
 }
 
 /// The file or folder of the user's own sequences, if `--data` names one.

@@ -275,7 +275,7 @@ fn from_fortran(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
 }
 
 /// A 16-bit float.
-fn half(bits: u16) -> f32 {
+pub fn half(bits: u16) -> f32 {
     let (exponent, fraction) = (u32::from(bits >> 10 & 0x1f), u32::from(bits & 0x3ff));
     let magnitude = match exponent {
         // A subnormal counts in units of 2^-24.

@@ -13,6 +13,7 @@ mod text;
 mod ts;
 mod zip;
 
+pub(crate) use array::half;
 pub use inspection::{InputRange, Inspection, inspect};
 pub use mapped::Mapped;
 pub use text::LabelColumn;
@@ -116,6 +117,9 @@ pub struct OwnData {
     /// Whether its sequences differed in length; then the model reads sequences of any length.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_length: bool,
+    /// Whether the file's numbers were bytes, and were divided by 255 before anything else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bytes: bool,
 }
 
 impl OwnData {
@@ -366,6 +370,7 @@ fn load_with(
         None if whole.values().is_bytes() => Normalize::None,
         None => Normalize::Feature,
     });
+    let bytes = whole.values().is_bytes();
     drop(whole);
     let normalization = match trained {
         Some(own) if own.normalization.kind() == kind => own.normalization.clone(),
@@ -376,7 +381,7 @@ fn load_with(
         }
         None => measure(&train, kind),
     };
-    let own = OwnData { class_names, normalization, split: shares, split_seed, any_length };
+    let own = OwnData { class_names, normalization, split: shares, split_seed, any_length, bytes };
     let [train, validation, test] = [train, validation, test].map(|part| own.apply(part));
     let parts = [&train, &validation, &test];
     let shortest = parts.iter().flat_map(|part| part.lengths()).flatten().min();
