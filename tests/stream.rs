@@ -120,7 +120,13 @@ fn a_push_allocates_nothing() {
 }
 
 fn own(normalization: Normalization) -> Option<OwnData> {
-    Some(OwnData { class_names: vec![String::new(); 3], normalization, split: Shares([8, 1, 1]), split_seed: 0 })
+    Some(OwnData {
+        class_names: vec![String::new(); 3],
+        normalization,
+        split: Shares([8, 1, 1]),
+        split_seed: 0,
+        any_length: false,
+    })
 }
 
 #[test]
