@@ -126,6 +126,7 @@ fn own(normalization: Normalization) -> Option<OwnData> {
         split: Shares([8, 1, 1]),
         split_seed: 0,
         any_length: false,
+        bytes: false,
     })
 }
 
