@@ -133,6 +133,7 @@ impl Sequences {
     /// # Errors
     ///
     /// [`Error::Failed`] if there is not as much memory.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(crate) fn in_memory(&self) -> Result<Cow<'_, Values>> {
         fn room<V>(count: usize) -> Result<Vec<V>> {
             let mut room = Vec::new();

@@ -94,6 +94,7 @@ impl Array {
     }
 
     /// `count` of its bytes.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub fn bytes(&self, from: usize, count: usize) -> &[u8] {
         &self.bytes[from..from + count]
     }

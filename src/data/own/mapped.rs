@@ -37,11 +37,13 @@ impl Mapped {
     }
 
     /// Whether the model sees bytes as they are but for their scale.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(crate) fn is_plain(&self) -> bool {
         self.is_bytes() && *self.normalization == Normalization::None
     }
 
     /// The bytes `[length,I]` of sequence `n`.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(crate) fn bytes(&self, n: usize, length: usize) -> &[u8] {
         self.array.bytes(self.rows[n] as usize * self.t * self.i, length * self.i)
     }
