@@ -19,9 +19,16 @@ use ptx_emulator::Options;
 use std::sync::Arc;
 use support::models::{dataset, dataset_of};
 
-fn emulated(seed: u64, multiprocessors: u32) -> Emulated {
+/// Without clusters, with room for all sizes here, and with many multiprocessors: weight gradients in several parts.
+const MANY: Limits = Limits { capability: (8, 0), shared: 227 * 1024, multiprocessors: 132 };
+/// One multiprocessor for each of three models: several tiles to a block, and weight gradients in one part.
+const FEW: Limits = Limits { multiprocessors: 3, ..MANY };
+/// With clusters.
+const CLUSTERS: Limits = Limits { capability: (9, 0), ..MANY };
+
+fn emulated(seed: u64, limits: Limits) -> Emulated {
     let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).unwrap();
-    device.set_limits(Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors });
+    device.set_limits(limits);
     device
 }
 
@@ -30,8 +37,7 @@ struct Job {
     model: Model,
     batch: usize,
     data: Arc<Dataset>,
-    /// Few: weight gradients in one part; many: in several.
-    multiprocessors: u32,
+    limits: Limits,
 }
 
 /// One of the models.
@@ -73,7 +79,7 @@ fn work(engine: &mut dyn Engine, job: &Job, settings: &Settings) -> Result<Seen>
 }
 
 fn alone(job: &Job, settings: &Settings) -> Seen {
-    let (device, data) = (emulated(0, job.multiprocessors), job.data.clone());
+    let (device, data) = (emulated(0, job.limits), job.data.clone());
     let mut engine = CudaEngine::with_precision(device, job.model, settings.adam(), data, Precision::Bf16).unwrap();
     work(&mut engine, job, settings).unwrap()
 }
@@ -85,13 +91,13 @@ fn engine_of(device: Emulated, job: &Job, adams: &[Adam]) -> CudaEngine<Emulated
 
 fn together(job: &Job, all: &[Settings], schedule: u64) -> Vec<Seen> {
     let adams: Vec<_> = all.iter().map(Settings::adam).collect();
-    let mut engine = engine_of(emulated(schedule, job.multiprocessors), job, &adams);
+    let mut engine = engine_of(emulated(schedule, job.limits), job, &adams);
     assert_eq!((engine.models(), engine.alone()), (all.len(), None));
     let trainings = all.iter().map(|settings| |engine: &mut dyn Engine| work(engine, job, settings).unwrap());
     side_by_side::train(&mut engine, trainings.collect())
 }
 
-fn job([batch, t, i, p, h, k]: [usize; 6], bytes: bool, multiprocessors: u32) -> Job {
+fn job([batch, t, i, p, h, k]: [usize; 6], bytes: bool, limits: Limits) -> Job {
     let dims = Dims { t, i, p, h, k };
     let n = batch + 5;
     let bytes = bytes.then(|| (0..n * dims.sequence_len()).map(|k| (k * 37 % 256) as u8).collect());
@@ -102,7 +108,7 @@ fn job([batch, t, i, p, h, k]: [usize; 6], bytes: bool, multiprocessors: u32) ->
         }
         None => dataset(dims, n),
     };
-    Job { model: Model { forget_bias: 0.7, ..Model::new(dims) }, batch, data, multiprocessors }
+    Job { model: Model { forget_bias: 0.7, ..Model::new(dims) }, batch, data, limits }
 }
 
 static THREE: [Settings; 3] = [
@@ -113,14 +119,15 @@ static THREE: [Settings; 3] = [
 
 #[test]
 fn each_gives_to_the_bit_what_it_gives_alone() {
-    for (sizes, bytes, multiprocessors) in [
-        ([1, 1, 1, 1, 1, 2], false, 132),
-        ([13, 5, 7, 9, 30, 10], true, 132),
-        ([17, 5, 20, 33, 50, 35], true, 1),
+    for (sizes, bytes, limits) in [
+        ([1, 1, 1, 1, 1, 2], false, MANY),
+        ([13, 5, 20, 9, 30, 10], true, MANY),
+        ([17, 5, 20, 33, 50, 35], true, FEW),
+        ([11, 2, 28, 8, 128, 10], false, CLUSTERS),
         // Two blocks of rows in the product of the weight gradients; weights partly in shared memory.
-        ([11, 2, 31, 8, 128, 10], false, 132),
+        ([11, 2, 20, 8, 180, 10], false, MANY),
     ] {
-        let job = job(sizes, bytes, multiprocessors);
+        let job = job(sizes, bytes, limits);
         let expected = THREE.map(|settings| alone(&job, &settings));
         assert!(expected[0].state.parameters != expected[2].state.parameters, "they differ");
         for schedule in [0, 12345] {
@@ -131,7 +138,7 @@ fn each_gives_to_the_bit_what_it_gives_alone() {
 
 #[test]
 fn who_ends_early_leaves_and_the_others_go_on() {
-    let job = job([6, 3, 7, 9, 30, 10], false, 132);
+    let job = job([6, 3, 20, 9, 30, 10], false, MANY);
     let early = [
         Settings { calls: &[1], ..THREE[0] },
         Settings { calls: &[], ..THREE[1] },
@@ -145,7 +152,7 @@ fn who_ends_early_leaves_and_the_others_go_on() {
 /// By the program's own loop, which asks for as many steps as it likes: a training that diverges says so and stops no other.
 #[test]
 fn one_that_diverges_stops_no_other() {
-    let job = job([6, 3, 7, 9, 30, 10], false, 132);
+    let job = job([6, 3, 20, 9, 30, 10], false, MANY);
     let config = |seed, learning_rate| {
         let mut config = Config::new(&job.data, job.model.dims.h);
         (config.model, config.batch_size, config.seed) = (job.model, job.batch, seed);
@@ -159,10 +166,10 @@ fn one_that_diverges_stops_no_other() {
         engine.state()
     };
     let alone = |config: &Config| {
-        let (device, data) = (emulated(0, 132), job.data.clone());
+        let (device, data) = (emulated(0, MANY), job.data.clone());
         work(&mut CudaEngine::with_precision(device, job.model, config.adam, data, Precision::Bf16).unwrap(), config)
     };
-    let mut engine = engine_of(emulated(0, 132), &job, &configs.each_ref().map(|config| config.adam));
+    let mut engine = engine_of(emulated(0, MANY), &job, &configs.each_ref().map(|config| config.adam));
     let trainings = configs.iter().map(|config| |engine: &mut dyn Engine| work(engine, config));
     let got = side_by_side::train(&mut engine, trainings.collect());
     for (config, got) in configs.iter().zip(got) {
@@ -178,10 +185,10 @@ fn one_that_diverges_stops_no_other() {
 
 #[test]
 fn as_many_train_at_once_as_fit() {
-    let job = job([13, 5, 7, 9, 30, 10], false, 132);
+    let job = job([13, 5, 20, 9, 30, 10], false, MANY);
     let adams = [0.001, 0.003, 0.01, 0.03, 0.1].map(|learning_rate| Adam { learning_rate, ..Adam::default() });
     let with_room = |free| {
-        let device = emulated(0, 132);
+        let device = emulated(0, MANY);
         device.set_free_bytes(free);
         engine_of(device, &job, &adams)
     };
@@ -197,27 +204,27 @@ fn as_many_train_at_once_as_fit() {
 
 #[test]
 fn what_cannot_train_side_by_side_trains_alone_and_says_why() {
-    let job = job([13, 5, 7, 9, 30, 10], false, 132);
+    let job = job([13, 5, 20, 9, 30, 10], false, MANY);
     let of = |adam: Adam, precision, device| {
         let engine = CudaEngine::with_precision(device, job.model, adam, job.data.clone(), precision).unwrap();
         let engine = engine.with_models(&[adam; 4], job.batch).unwrap();
         (engine.models(), engine.alone().unwrap_or_default())
     };
     let clipped = Adam { grad_clip: Some(1.0), ..Adam::default() };
-    assert_eq!(of(clipped, Precision::Bf16, emulated(0, 132)), (1, "gradients are clipped".into()));
-    let (models, why) = of(Adam::default(), Precision::F32, emulated(0, 132));
+    assert_eq!(of(clipped, Precision::Bf16, emulated(0, MANY)), (1, "gradients are clipped".into()));
+    let (models, why) = of(Adam::default(), Precision::F32, emulated(0, MANY));
     assert!(models == 1 && why.contains("in f32: "), "{why}");
-    let mut old = emulated(0, 132);
-    old.set_limits(Limits { capability: (7, 5), shared: 64 * 1024, multiprocessors: 40 });
+    // Too little of it for any kernels that are compiled for a model.
+    let old = emulated(0, Limits { capability: (7, 5), shared: 0, multiprocessors: 40 });
     let (models, why) = of(Adam::default(), Precision::Bf16, old);
     assert!(models == 1 && why.contains("compute capability 8.0"), "{why}");
-    assert_eq!(of(Adam::default(), Precision::Bf16, emulated(0, 132)), (4, String::new()));
+    assert_eq!(of(Adam::default(), Precision::Bf16, emulated(0, MANY)), (4, String::new()));
 }
 
 #[test]
 fn an_iteration_of_all_models_is_four_launches() {
-    let job = job([13, 5, 7, 9, 30, 10], false, 132);
-    let mut engine = engine_of(emulated(0, 132), &job, &THREE.map(|settings| settings.adam()));
+    let job = job([13, 5, 20, 9, 30, 10], false, MANY);
+    let mut engine = engine_of(emulated(0, MANY), &job, &THREE.map(|settings| settings.adam()));
     let rows: Vec<u32> = (0..13).collect();
     let launches = |engine: &mut CudaEngine<Emulated>, steps: usize| {
         let before = engine.device().launches();
@@ -231,8 +238,8 @@ fn an_iteration_of_all_models_is_four_launches() {
 /// A device that fails fails for all that wait, and none waits for ever.
 #[test]
 fn every_training_is_told_that_the_device_failed() {
-    let job = job([13, 5, 7, 9, 30, 10], false, 132);
-    let mut engine = engine_of(emulated(0, 132), &job, &THREE.map(|settings| settings.adam()));
+    let job = job([13, 5, 20, 9, 30, 10], false, MANY);
+    let mut engine = engine_of(emulated(0, MANY), &job, &THREE.map(|settings| settings.adam()));
     engine.device().set_free_bytes(0);
     let trainings = THREE.iter().map(|settings| |engine: &mut dyn Engine| work(engine, &job, settings).unwrap_err());
     for error in side_by_side::train(&mut engine, trainings.collect()) {
@@ -243,8 +250,8 @@ fn every_training_is_told_that_the_device_failed() {
 #[test]
 #[should_panic = "one of the trainings"]
 fn a_panic_of_one_comes_out_when_the_others_have_ended() {
-    let job = job([6, 3, 7, 9, 30, 10], false, 132);
-    let mut engine = engine_of(emulated(0, 132), &job, &THREE.map(|settings| settings.adam()));
+    let job = job([6, 3, 20, 9, 30, 10], false, MANY);
+    let mut engine = engine_of(emulated(0, MANY), &job, &THREE.map(|settings| settings.adam()));
     let training = |settings: &'static Settings| {
         let job = &job;
         move |engine: &mut dyn Engine| {

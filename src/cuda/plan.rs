@@ -87,7 +87,11 @@ impl Plan {
             Ok(variant) => {
                 let SequenceVariant { rows, cluster, .. } = variant;
                 let (tiles, threads) = (batch.div_ceil(rows), variant.threads());
-                let of = if cluster == 1 { String::new() } else { format!(" clusters of {cluster}") };
+                let of = match cluster {
+                    1 => String::new(),
+                    _ if tiles == 1 => format!(" cluster of {cluster}"),
+                    _ => format!(" clusters of {cluster}"),
+                };
                 let blocks = if tiles * cluster == 1 { "block" } else { "blocks" };
                 let rows = if rows == 1 { "1 sequence".into() } else { format!("{rows} sequences") };
                 let reason = format!(
@@ -337,7 +341,7 @@ mod tests {
         let told = of(Dims { h: 256, ..TUTORIAL }, 128, &H100);
         assert!(told.contains("sequences to each of 32 clusters of 4 blocks of 256 threads"), "{told}");
         assert!(of(Dims { h: 512, ..TUTORIAL }, 128, &H100).contains("512 hidden units and their sums do not fit"));
-        assert!(of(Dims { t: 1, ..TUTORIAL }, 128, &H100).contains("predicted"));
+        assert!(of(Dims { t: 1, ..TUTORIAL }, 1024, &H100).contains("predicted"));
         assert!(of(TUTORIAL, 1 << 40, &H100).contains("is more than the kernels of all steps count"));
     }
 
