@@ -88,7 +88,7 @@ pub enum Command {
     /// Needs NVRTC, NVIDIA's run-time compiler: from a CUDA toolkit, from `pip install nvidia-cuda-nvrtc`, or from the file or
     /// folder that FUSED_LSTM_NVRTC names.
     Kernels(KernelsArgs),
-    /// Check what there is on this machine: processor, data, CUDA driver, GPUs, compiler, and whether all compute right
+    /// Check what there is on this machine: processor, data, models, CUDA driver, GPUs, compiler, and whether all compute right
     ///
     /// One line for each check: PASS; WARN for what is missing and can be done without, such as a GPU; FAIL for what is
     /// there and does not work. Fetches nothing. Exit code 1 if anything fails.
@@ -318,6 +318,25 @@ pub struct SettingsArgs {
 /// What goes beyond the tutorial's model and its training.
 #[derive(Args, Clone, Default)]
 pub struct LargerArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Share of the training loss's target that is spread over all classes [default: 0]
+    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
+    pub label_smoothing: Option<f32>,
+    /// What every parameter loses in a step, times the learning rate, whatever its gradient: AdamW [default: 0]
+    #[arg(long, value_name = "RATE", value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// How the learning rate goes on [default: constant]
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub schedule: Option<ScheduleName>,
+    /// Steps in which --schedule warmup-cosine comes to the full learning rate [default: a tenth of all]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
+    pub warmup_steps: Option<u64>,
+}
+
+/// Of what layers a model is made.
+#[derive(Args, Clone, Default)]
+pub struct ModelArgs {
     /// LSTM layers, one upon the other [default: 1]
     #[arg(long, value_name = "N", value_parser = layers, allow_negative_numbers = true, help_heading = "Larger models")]
     pub layers: Option<usize>,
@@ -335,18 +354,6 @@ pub struct LargerArgs {
     /// Share of each layer's outputs that the layer above does not get while training; 0 for none [default: none]
     #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Larger models")]
     pub dropout: Option<f32>,
-    /// Share of the training loss's target that is spread over all classes [default: 0]
-    #[arg(long, value_name = "SHARE", value_parser = number::<f32>, allow_negative_numbers = true, help_heading = "Training")]
-    pub label_smoothing: Option<f32>,
-    /// What every parameter loses in a step, times the learning rate, whatever its gradient: AdamW [default: 0]
-    #[arg(long, value_name = "RATE", value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Training")]
-    pub weight_decay: Option<f64>,
-    /// How the learning rate goes on [default: constant]
-    #[arg(long, value_enum, help_heading = "Training")]
-    pub schedule: Option<ScheduleName>,
-    /// Steps in which --schedule warmup-cosine comes to the full learning rate [default: a tenth of all]
-    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true, help_heading = "Training")]
-    pub warmup_steps: Option<u64>,
 }
 
 /// What `--input-layer` asks for.
@@ -603,7 +610,7 @@ pub struct SizeArgs {
     /// Sequences in an iteration
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub batch_size: usize,
-    /// Hidden units; the input layer is as wide
+    /// Hidden units of each layer and direction
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "128")]
     pub hidden: usize,
     /// Steps of each sequence
@@ -612,6 +619,8 @@ pub struct SizeArgs {
     /// Inputs of each step
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, default_value = "28")]
     pub inputs: usize,
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 #[derive(Args)]
@@ -669,6 +678,11 @@ pub struct KernelsArgs {
 
 #[derive(Args)]
 pub struct DoctorArgs {
+    /// Folder with a checkpoint to check too; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
     /// One JSON line on standard output
     #[arg(long)]
     pub json: bool,

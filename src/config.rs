@@ -1,7 +1,7 @@
 //! How a model is trained: all that, with the data, determines every bit of it.
 
-use crate::data::Dataset;
 use crate::data::own::OwnData;
+use crate::data::{BYTE_SCALE, Dataset};
 use crate::engine::{Model, State};
 use crate::init::{self, Init};
 use crate::optimizer::{Adam, Schedule};
@@ -47,12 +47,13 @@ impl Config {
         }
     }
 
-    /// Whether the data's numbers are bytes, of which the model reads a 255th.
-    pub(crate) fn reads_bytes(&self) -> bool {
-        match &self.own {
+    /// What a number of the data is multiplied by before anything else: [`BYTE_SCALE`] where they are bytes, else 1.
+    pub fn input_scale(&self) -> f32 {
+        let is_bytes = match &self.own {
             Some(own) => own.bytes,
             None => ["mnist", "synthetic"].contains(&self.data.as_str()),
-        }
+        };
+        if is_bytes { BYTE_SCALE } else { 1.0 }
     }
 
     /// Whether it can be told to programs that know nothing beyond the tutorial's model and optimizer.

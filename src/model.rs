@@ -122,6 +122,7 @@ impl Model {
                 Pool::Mean => Some("the mean over the steps".into()),
                 Pool::Max => Some("the maximum over the steps".into()),
             },
+            self.dropout.map(|Dropout { rate, .. }| format!("dropout {rate}")),
             (self.label_smoothing > 0.0).then(|| "label smoothing".into()),
         ];
         let extras: Vec<String> = extras.into_iter().flatten().collect();
@@ -199,7 +200,10 @@ mod tests {
         let text = serde_json::to_string(&model).unwrap();
         assert_eq!(serde_json::from_str::<Model>(&text).unwrap(), model);
         let extras = model.extras().unwrap();
-        assert_eq!(extras, "3 layers, two directions, no input layer, the maximum over the steps, label smoothing");
+        assert_eq!(
+            extras,
+            "3 layers, two directions, no input layer, the maximum over the steps, dropout 0.25, label smoothing"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!     let config = Config::new(&synthetic::digits(7, 100, 10, 10), 48);
 //!     let parameters = config.initial_state().parameters; // of a trained model: Stream::load(folder)
 //!     let mut stream = Stream::new(&config, &parameters)?;
-//!     for row in [[0.0; 28], [0.5; 28]] {
+//!     for row in [[0.0; 28], [200.0; 28]] {
 //!         let probabilities = stream.push(&row); // of the ten classes, after the rows so far
 //!         # assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
 //!         assert_eq!(probabilities.len(), 10);
@@ -50,6 +50,8 @@ pub struct StreamState {
 /// M streams of one model, which all take a step at a time: faster than each on its own, for every weight is read once.
 pub struct Streams {
     running: Running,
+    /// What the numbers of a step are multiplied by before anything else.
+    scale: f32,
     normalization: Normalization,
 }
 
@@ -106,7 +108,8 @@ impl Streams {
             Error::usage(format!("{count} streams"), "that takes more memory than there is", "ask for fewer")
         })?;
         let normalization = config.own.as_ref().map_or(Normalization::None, |own| own.normalization.clone());
-        Ok(Self { running: Running::new(&config.model, parameters, count, isa), normalization })
+        let running = Running::new(&config.model, parameters, count, isa);
+        Ok(Self { running, scale: config.input_scale(), normalization })
     }
 
     /// What is computed.
@@ -121,9 +124,9 @@ impl Streams {
 
     /// The next step `x [M,I]` of every stream; gives the probabilities of every class `[M,K]`.
     ///
-    /// The numbers are as in the file that the model was trained on: a normalisation by input, which the checkpoint keeps,
-    /// is done here. Bytes, such as pixels, are to be divided by 255. A stream may be longer than the sequences that the
-    /// model was trained on. The sum of a mean over the steps is in f32, as everywhere: reset it before there are millions.
+    /// The numbers are as in the data that the model was trained on, pixels from 0 to 255: what brings them to the model's
+    /// scale, which the checkpoint keeps, is done here. A stream may be longer than the sequences that the model was trained
+    /// on. The sum of a mean over the steps is in f32, as everywhere: reset it before there are millions.
     ///
     /// # Panics
     ///
@@ -132,7 +135,7 @@ impl Streams {
         let i = self.model().dims.i;
         assert_eq!(x.len(), self.count() * i, "a step is [M,I]");
         for (to, from) in self.running.inputs().zip(x.chunks_exact(i)) {
-            to.copy_from_slice(from);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * self.scale);
             if let Normalization::Feature { mean, deviation } = &self.normalization {
                 scale(to, mean, deviation);
             }

@@ -752,7 +752,7 @@ fn one_broken_fixture_does_not_stop_the_others() {
 
 // ---- bench ----
 
-const BENCH_KEYS: [&str; 14] = [
+const BENCH_KEYS: [&str; 15] = [
     "peer",
     "version",
     "device",
@@ -762,6 +762,7 @@ const BENCH_KEYS: [&str; 14] = [
     "T",
     "I",
     "H",
+    "model",
     "ms_per_iter_median",
     "p10",
     "p90",
@@ -854,6 +855,14 @@ fn bench_in_words_and_its_bad_input() {
     let bench = |flags: &str| run(&format!("bench {flags}").split_whitespace().collect::<Vec<_>>());
     let out = bench("step --hidden 3 --batch-size 2 --seconds 0.05").succeeds().out;
     assert!(out.starts_with("step: B 2, T 28, I 28, H 3, f32; cpu, ") && out.contains(" ms an iteration"), "{out}");
+    let larger = "infer --hidden 3 --batch-size 2 --seconds 0.05 --layers 2 --bidirectional --dropout 0.5 --pool max";
+    let out = bench(larger).succeeds().out;
+    let told =
+        "infer: B 2, T 28, I 28, H 3, 2 layers, two directions, the maximum over the steps, dropout 0.5, f32; cpu, ";
+    assert!(out.starts_with(told), "{out}");
+    let line = &bench(&format!("{larger} --input-layer none --json")).succeeds().json()[0];
+    assert!(line["model"].as_str().unwrap().contains("no input layer"), "{line}");
+    bench("step --dropout 0.5").fails_in_one_line(2, &["--dropout 0.5", "--layers 2"]);
     for seconds in ["nan", "inf", "-1", "0", "1e300"] {
         bench(&format!("step --seconds {seconds}")).fails_in_one_line(2, &["--seconds", "between"]);
     }

@@ -213,6 +213,76 @@ fn no_data_is_a_warning_with_a_way_to_get_it() {
     holds(line(&run, "WARN", "data"), &["t10k-images-idx3-ubyte", "fused-lstm data fetch"]);
 }
 
+/// A line `n` of made-up numbers and its class.
+fn table(rows: usize, cell: impl Fn(usize, usize) -> String) -> String {
+    (0..rows).map(|n| format!("{},{},{}\n", cell(n, 0), cell(n, 1), ["up", "down"][n % 2])).collect()
+}
+
+#[test]
+fn data_of_ones_own_is_looked_at_as_data_info_does() {
+    let machine = Machine::new();
+    let write = |name: &str, text: String| fs::write(machine.0.path(name), text).unwrap();
+    write("good.csv", table(40, |n, at| (n * (at + 3) % 41).to_string()));
+    write("flat.csv", table(40, |n, at| if at == 1 { "5".into() } else { (n * 7 % 41).to_string() }));
+    write("holed.csv", table(40, |n, at| if (n, at) == (3, 1) { "nan".into() } else { (n * 7 % 41).to_string() }));
+    let doctor = |name: &str| {
+        let path = machine.0.path(name);
+        machine.doctor(&["--data", path.to_str().unwrap(), "--inputs", "2"], &[])
+    };
+    holds(line(&doctor("good.csv").succeeds(), "PASS", "data"), &["good.csv: 32 to train", "2 classes"]);
+    let run = doctor("flat.csv").succeeds();
+    holds(line(&run, "WARN", "data"), &["inputs that never change: 1", "fused-lstm data info --data"]);
+    let run = doctor("holed.csv");
+    holds(line(&run, "FAIL", "data"), &["holed.csv", "line 4", "fused-lstm data info --data"]);
+    run.ends_with_error(1, &["does not work: data;"]);
+    let run = doctor("nowhere.csv");
+    holds(line(&run, "FAIL", "data"), &["nowhere.csv"]);
+    run.ends_with_error(1, &["does not work: data;"]);
+}
+
+#[test]
+fn a_model_is_checked_with_its_data() {
+    let machine = Machine::new();
+    let waves = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/own_data/waves.csv");
+    let train = format!("train --data {waves} --inputs 2 --hidden 6 --batch-size 12 --steps 3 --quiet --save @model");
+    machine.0.run_plain(&train).succeeds();
+    let model = machine.0.path("model");
+    let model = model.to_str().unwrap();
+    let doctor = |more: &[&str]| machine.doctor(&[&["--model", model], more].concat(), &[]);
+    let own = ["--data", waves];
+    for flags in [&[][..], &own] {
+        let run = doctor(flags).succeeds();
+        let parts = ["351 parameters, a linear layer and an LSTM", "8 steps of 2 inputs, 3 classes", "3 steps on own"];
+        holds(line(&run, "PASS", "model"), &parts);
+    }
+    // Data of other sequences, and of classes that it does not know.
+    for (text, part) in [
+        (table(30, |n, _| n.to_string()).replace("down", "saw").replace("up", "sine"), "the model is for 8 steps of 2"),
+        (table(30, |n, _| n.to_string()), "is of class \"up\""),
+    ] {
+        fs::write(machine.0.path("other.csv"), text).unwrap();
+        let other = machine.0.path("other.csv");
+        let run = doctor(&["--data", other.to_str().unwrap(), "--inputs", "2"]);
+        holds(line(&run, "FAIL", "model"), &[part]);
+        run.ends_with_error(1, &["model"]);
+    }
+    // A number that is none, in a whole file; half a file; no folder.
+    let file = machine.0.path("model/model.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let mut spoiled = whole.clone();
+    let end = spoiled.len();
+    spoiled[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    for (bytes, parts) in [(&spoiled[..], &["model"][..]), (&whole[..end / 2], &["model.safetensors", "not a whole"])] {
+        fs::write(&file, bytes).unwrap();
+        let run = doctor(&[]);
+        holds(line(&run, "FAIL", "model"), parts);
+        run.ends_with_error(1, &["does not work: model;"]);
+    }
+    let run = machine.doctor(&["--model", "no/such/folder"], &[]);
+    holds(line(&run, "FAIL", "model"), &["no/such/folder", "there is no such folder"]);
+    run.ends_with_error(1, &["does not work: model;"]);
+}
+
 #[test]
 fn several_failures_are_all_named() {
     let machine = Machine::new();

@@ -9,7 +9,7 @@ mod support;
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
-use fused_lstm::data::own::{self, Normalize};
+use fused_lstm::data::own::{self, Normalization, Normalize, OwnData, Shares};
 use fused_lstm::data::{Dataset, Sequences, Values, synthetic};
 use fused_lstm::engine::{Engine, State};
 use fused_lstm::init::{self, Init};
@@ -568,6 +568,24 @@ fn wrong_usage_is_told() {
     let run = |command: &str| folder.run_plain(command);
     run("export --model @plain --format pytorch --out @x --lengths")
         .fails_in_one_line(2, &["--lengths", "--format onnx"]);
+    // Whoever leaves out lengths that the data had is told.
+    let mut padded = Checkpoint::load(&folder.path("plain")).unwrap();
+    assert_eq!(run("export --model @plain --format onnx --out @told").succeeds().err, "");
+    let names = (0..padded.config.model.dims.k).map(|k| k.to_string()).collect();
+    padded.config.own = Some(OwnData {
+        class_names: names,
+        normalization: Normalization::None,
+        split: Shares([8, 1, 1]),
+        split_seed: 0,
+        any_length: true,
+        bytes: false,
+    });
+    padded.save(&folder.path("padded")).unwrap();
+    let export = "export --model @padded --format onnx --out @told";
+    let said = run(export).succeeds().err;
+    assert!(said.contains("sequences of different lengths; with --lengths") && said.lines().count() == 1, "{said}");
+    assert_eq!(run(&format!("{export} --lengths")).succeeds().err, "");
+    fs::remove_file(folder.path("told")).unwrap();
     run("export --model @nowhere --format onnx --out @x").fails_in_one_line(5, &["there is no such folder"]);
     run("export --model @plain --format onnx --out @no/x").fails_in_one_line(1, &["cannot write", "--out"]);
     run("export --model @plain --format hdf5 --out @x").fails_as_misuse(&["hdf5"]);

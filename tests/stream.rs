@@ -6,7 +6,7 @@ mod support;
 use fused_lstm::config::Config;
 use fused_lstm::cpu::{CpuEngine, Isa};
 use fused_lstm::data::own::{Normalization, OwnData, Shares};
-use fused_lstm::data::{Sequences, Values};
+use fused_lstm::data::{BYTE_SCALE, Sequences, Values};
 use fused_lstm::engine::Engine;
 use fused_lstm::model::{Model, Pool};
 use fused_lstm::optimizer::Adam;
@@ -140,6 +140,24 @@ fn inputs_are_brought_to_the_models_scale() {
     let mut plain = Stream::new(&Config { own: own(Normalization::None), ..config(model) }, &parameters).unwrap();
     assert_eq!(scaled.push(&[12.0, -1.0]), plain.push(&[0.5, 2.0]));
     assert_ne!(scaled.push(&[0.5, 2.0]), plain.push(&[0.5, 2.0]));
+
+    // Bytes come as they stand in the data, whether that is the user's own or of digits.
+    let step = [204.0, 51.0];
+    plain.reset();
+    let expected = plain.push(&step.map(|byte| byte * BYTE_SCALE)).to_vec();
+    let bytes = |own: Option<OwnData>| own.map(|own| OwnData { bytes: true, ..own });
+    let of_bytes = Config { own: bytes(own(Normalization::None)), ..config(model) };
+    let of_digits = Config { data: "mnist".into(), ..config(model) };
+    for config in [of_bytes, of_digits] {
+        assert_eq!(Stream::new(&config, &parameters).unwrap().push(&step), expected, "{config:?}");
+    }
+    // They are divided by 255 before they are normalized.
+    let by_feature = Normalization::Feature { mean: vec![0.5, 0.25], deviation: vec![0.125, 2.0] };
+    let scaled = Config { own: bytes(own(by_feature)), ..config(model) };
+    plain.reset();
+    let normal = [(204.0 * BYTE_SCALE - 0.5) / 0.125, (51.0 * BYTE_SCALE - 0.25) / 2.0];
+    let expected = plain.push(&normal).to_vec();
+    assert_eq!(Stream::new(&scaled, &parameters).unwrap().push(&step), expected);
 }
 
 #[test]

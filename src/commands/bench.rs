@@ -2,9 +2,10 @@
 
 use super::device::Chosen;
 use super::output::{line, thousands};
+use super::train::set_layers;
 use crate::cli::{BenchArgs, BenchName, SizeArgs};
 use fused_lstm::data::batches::Order;
-use fused_lstm::data::{Dataset, Sequences, Split, Values, synthetic};
+use fused_lstm::data::{BYTE_SCALE, Dataset, Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Model, State};
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
@@ -86,6 +87,7 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
             "threads": engine.threads(),
             "dtype": dtype,
             "B": batch, "T": t, "I": i, "H": h,
+            "model": model.extras(),
             "ms_per_iter_median": round(median, 1e5),
             "p10": round(p10, 1e5),
             "p90": round(p90, 1e5),
@@ -94,7 +96,8 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
         });
         return line(&result.to_string());
     }
-    line(&format!("{what}: B {batch}, T {t}, I {i}, H {h}, {precision}; {device}"))?;
+    let extras = model.extras().map_or_else(String::new, |extras| format!(", {extras}"));
+    line(&format!("{what}: B {batch}, T {t}, I {i}, H {h}{extras}, {precision}; {device}"))?;
     line(&format!(
         "{median:.3} ms an iteration (p10 {p10:.3}, p90 {p90:.3}), {} samples/s, {} iterations",
         thousands(speed as u64),
@@ -104,12 +107,13 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
 
 /// The model of those sizes, and data for it.
 pub fn prepare(sizes: &SizeArgs) -> Result<(Model, Arc<Dataset>)> {
-    let SizeArgs { batch_size, hidden: h, steps_per_sequence: t, inputs: i } = *sizes;
+    let SizeArgs { batch_size, hidden: h, steps_per_sequence: t, inputs: i, .. } = *sizes;
     let dims = Dims { t, i, p: h, h, k: CLASSES };
     let flags = format!("--batch-size {batch_size} --steps-per-sequence {t} --inputs {i} --hidden {h}");
-    let batch = [t, size_of::<f32>(), i.saturating_add(h.saturating_mul(NUMBERS_KEPT))];
-    let batch = batch.into_iter().fold(batch_size, usize::saturating_mul);
-    let model = Model::new(dims);
+    let mut model = Model::new(dims);
+    set_layers(&sizes.model, &mut model, 0);
+    let kept = model.layers.saturating_mul(model.width()).saturating_mul(NUMBERS_KEPT);
+    let batch = [t, size_of::<f32>(), i.saturating_add(kept)].into_iter().fold(batch_size, usize::saturating_mul);
     super::check_sizes(&model, flags, batch)?;
     let sequences = (DATA_BYTES / dims.sequence_len()).clamp(1, SEQUENCES).max(batch_size);
     Ok((model, Arc::new(data(dims, sequences))))
@@ -125,7 +129,7 @@ fn data(dims: Dims, n: usize) -> Dataset {
         use rand::RngExt;
         if rng.random_bool(FILLED) { rng.random() } else { 0u8 }
     };
-    let values = Values::U8 { bytes: (0..bytes).map(|_| pixel()).collect(), scale: 1.0 / 255.0 };
+    let values = Values::U8 { bytes: (0..bytes).map(|_| pixel()).collect(), scale: BYTE_SCALE };
     let train = Sequences::new(dims.t, dims.i, values, (0..n).map(|k| (k % CLASSES) as u32).collect());
     let none = train.slice(0, 0);
     Dataset {

@@ -6,13 +6,12 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod self_test;
+mod user;
 
 use super::output::{event, line};
-use crate::cli::{DataArgs, DoctorArgs};
+use crate::cli::DoctorArgs;
 use fused_lstm::cpu::{CpuEngine, Isa};
-use fused_lstm::data::source::Source;
 use fused_lstm::engine::Engine;
-use fused_lstm::progress::Silent;
 use fused_lstm::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -96,7 +95,10 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     told.tell(build())?;
     told.tell(processor())?;
     told.tell(self_test::cpu())?;
-    told.tell(data())?;
+    told.tell(user::data(&args.data))?;
+    for folder in &args.model {
+        told.tell(user::model(folder, &args.data))?;
+    }
     #[cfg(feature = "cuda")]
     cuda::checks(&mut |check| told.tell(check))?;
     #[cfg(not(feature = "cuda"))]
@@ -158,23 +160,6 @@ fn processor() -> Check {
     match CpuEngine::new(model, adam, data, 0) {
         Ok(engine) => Check::pass("cpu", format!("{} (it has {})", engine.device(), available.join(", "))),
         Err(error) => Check::of("cpu", Status::Fail, error),
-    }
-}
-
-/// The data that `train` would take, with nothing fetched and no digits drawn.
-fn data() -> Check {
-    let is_named = super::data_dir_from_environment().is_some();
-    let args = DataArgs { data: Some(Source::Mnist), offline: true, ..DataArgs::default() };
-    match super::dataset(&args, None, &Silent) {
-        Ok(data) => Check::pass("data", data.description.clone()),
-        // Training goes on without MNIST, but not without what the user has named.
-        Err(error @ (Error::Data { .. } | Error::Io { .. })) if !is_named => {
-            let (found, remedy) = split(error);
-            let instead =
-                "training fetches it or, if it cannot, takes synthetic digits, whose accuracy is not comparable";
-            Check::warn("data", format!("no MNIST ({found}): {instead}"), remedy)
-        }
-        Err(error) => Check::of("data", Status::Fail, error),
     }
 }
 

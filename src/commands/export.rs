@@ -1,6 +1,7 @@
 //! `fused-lstm export`: a checkpoint's model for other programs.
 
 use super::output::line;
+use super::progress::note;
 use crate::cli::{ExportArgs, ExportFormat};
 use fused_lstm::interchange::{self, Format, onnx};
 use fused_lstm::tensor_file::write_whole;
@@ -24,5 +25,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         }
     };
     write_whole(&args.out, &bytes, "choose another place with --out")?;
-    line(&format!("exported    {}: {what}", args.out.display()))
+    line(&format!("exported    {}: {what}", args.out.display()))?;
+    if args.format == ExportFormat::Onnx && !args.lengths && super::reads_any_length(&config) {
+        let text =
+            "the model was trained on sequences of different lengths; with --lengths the graph takes them in one batch";
+        note(text);
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::device::Chosen;
 use super::output::{event, line, percent};
 use crate::cli::PredictArgs;
 use fused_lstm::config::Config;
-use fused_lstm::data::{Sequences, Values, idx, own, picture};
+use fused_lstm::data::{BYTE_SCALE, Sequences, Values, idx, own, picture};
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::shape::Dims;
 use fused_lstm::{Error, Result};
@@ -125,7 +125,7 @@ fn show(
     row: Option<usize>,
     bytes: Vec<u8>,
 ) -> Result<()> {
-    let values = Values::U8 { bytes, scale: 1.0 / 255.0 };
+    let values = Values::U8 { bytes, scale: BYTE_SCALE };
     let probabilities = engine.predict(&Sequences::new(model.dims.t, model.dims.i, values, vec![0]))?;
     let ranked = ranked(&probabilities);
     if args.json {

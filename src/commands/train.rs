@@ -3,7 +3,7 @@
 use super::device::Chosen;
 use super::output::{event, line, percent, thousands};
 use super::progress::Shown;
-use crate::cli::{InputLayerArg, LargerArgs, ScheduleName, SettingsArgs, TrainArgs};
+use crate::cli::{InputLayerArg, LargerArgs, ModelArgs, ScheduleName, SettingsArgs, TrainArgs};
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
@@ -207,7 +207,9 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
     set(&mut config.init, args.init);
     set(&mut config.seed, args.seed);
     set(&mut config.batch_size, args.batch_size);
-    set_larger(&args.larger, &mut config);
+    set_layers(&args.larger.model, &mut config.model, config.seed);
+    set(&mut config.model.label_smoothing, args.larger.label_smoothing);
+    set(&mut config.adam.weight_decay, args.larger.weight_decay);
     set_schedule(args, &mut config)?;
     super::check_sizes(&config.model, format!("--hidden {}", config.model.dims.h), 0)?;
     config.adam.check()?;
@@ -235,9 +237,8 @@ pub fn config(args: &SettingsArgs, resumed: Option<(&Path, &Checkpoint)>, data: 
     Ok(config)
 }
 
-/// Sets what goes beyond the tutorial's model.
-fn set_larger(args: &LargerArgs, config: &mut Config) {
-    let Config { model, adam, seed, .. } = config;
+/// Sets the layers of a `model` whose hidden units are set; `seed` is dropout's.
+pub fn set_layers(args: &ModelArgs, model: &mut Model, seed: u64) {
     set(&mut model.layers, args.layers);
     model.bidirectional |= args.bidirectional;
     match args.input_layer {
@@ -249,10 +250,8 @@ fn set_larger(args: &LargerArgs, config: &mut Config) {
     }
     set(&mut model.pool, args.pool);
     if let Some(rate) = args.dropout {
-        model.dropout = (rate != 0.0).then_some(Dropout { rate, seed: *seed });
+        model.dropout = (rate != 0.0).then_some(Dropout { rate, seed });
     }
-    set(&mut model.label_smoothing, args.label_smoothing);
-    set(&mut adam.weight_decay, args.weight_decay);
 }
 
 /// Sets the schedule for all the steps that the flags ask for.

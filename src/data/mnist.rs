@@ -9,14 +9,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::idx::{self, Images};
-use super::{Dataset, Sequences, Values};
+use super::{BYTE_SCALE, Dataset, Sequences, Values};
 use crate::{Error, Result};
 
 /// Number of classes: the digits 0 to 9.
 pub const CLASSES: usize = 10;
-
-/// What a pixel is multiplied by, so that the model sees numbers from 0 to 1.
-const SCALE: f32 = 1.0 / 255.0;
 
 /// One in so many training images is held back for validation: 5,000 of 60,000.
 const VALIDATION_SHARE: usize = 12;
@@ -99,7 +96,7 @@ fn split(images: Images, mut labels: Vec<u32>) -> (Sequences, Sequences) {
 }
 
 fn sequences(t: usize, i: usize, bytes: Vec<u8>, labels: Vec<u32>) -> Sequences {
-    Sequences::new(t, i, Values::U8 { bytes, scale: SCALE }, labels)
+    Sequences::new(t, i, Values::U8 { bytes, scale: BYTE_SCALE }, labels)
 }
 
 fn check_folder(dir: &Path) -> Result<()> {

@@ -10,4 +10,4 @@ pub mod sequences;
 pub mod source;
 pub mod synthetic;
 
-pub use sequences::{Dataset, Sequences, Split, Values};
+pub use sequences::{BYTE_SCALE, Dataset, Sequences, Split, Values};

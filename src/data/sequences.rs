@@ -1,8 +1,11 @@
 //! Labelled sequences in memory and their split into training, validation and test.
 
-use super::own::{BYTE_SCALE, Mapped, OwnData};
+use super::own::{Mapped, OwnData};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
+
+/// What a byte is multiplied by, so that the model sees numbers from 0 to 1.
+pub const BYTE_SCALE: f32 = 1.0 / 255.0;
 
 /// Input numbers, row-major `[N,T,I]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +14,7 @@ pub enum Values {
     U8 {
         /// `[N,T,I]`
         bytes: Vec<u8>,
-        /// What a byte is multiplied by; `1.0 / 255.0` for pixels.
+        /// What a byte is multiplied by; [`BYTE_SCALE`] for pixels.
         scale: f32,
     },
     /// Numbers as they are, `[N,T,I]`.

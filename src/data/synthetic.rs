@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{Dataset, Sequences, Split, Values};
+use super::{BYTE_SCALE, Dataset, Sequences, Split, Values};
 
 /// Training images of the full set, as many as MNIST's tutorial split has.
 pub const TRAIN: usize = 55_000;
@@ -56,7 +56,7 @@ fn sequences(seed: u64, split: Split, n: usize) -> Sequences {
         let mut dice = Dice::new(seed, stream(split, Kind::Image, index));
         image.copy_from_slice(&draw(digit as usize, &mut dice));
     });
-    Sequences::new(SIDE, SIDE, Values::U8 { bytes, scale: 1.0 / 255.0 }, labels)
+    Sequences::new(SIDE, SIDE, Values::U8 { bytes, scale: BYTE_SCALE }, labels)
 }
 
 /// The labels of images `10 * group` to `10 * group + 9`: every digit once, shuffled.

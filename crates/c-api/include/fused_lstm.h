@@ -69,8 +69,8 @@ const char *fused_lstm_class_name(const FusedLstmModel *model,
                                   size_t class_number);
 
 // Probabilities of every class, `[N,K]`, for `n` sequences `x [N,T,I]`, row-major. Of sequence i only the first `lengths[i]` steps
-// count, from 1 to T; where `lengths` is null, all have T. Numbers are as in the data that the model was trained on, bytes
-// divided by 255; what the model does to bring them to its scale is done here.
+// count, from 1 to T; where `lengths` is null, all have T. Numbers are as in the data that the model was trained on, pixels
+// from 0 to 255; what brings them to the model's scale is done here.
 //
 // # Safety
 //

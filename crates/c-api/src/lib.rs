@@ -221,8 +221,8 @@ pub unsafe extern "C" fn fused_lstm_class_name(model: *const FusedLstmModel, cla
 }
 
 /// Probabilities of every class, `[N,K]`, for `n` sequences `x [N,T,I]`, row-major. Of sequence i only the first `lengths[i]` steps
-/// count, from 1 to T; where `lengths` is null, all have T. Numbers are as in the data that the model was trained on, bytes
-/// divided by 255; what the model does to bring them to its scale is done here.
+/// count, from 1 to T; where `lengths` is null, all have T. Numbers are as in the data that the model was trained on, pixels
+/// from 0 to 255; what brings them to the model's scale is done here.
 ///
 /// # Safety
 ///
@@ -252,7 +252,9 @@ pub unsafe extern "C" fn fused_lstm_predict(
             let steps = lengths.get(row).map_or(dims.t, |&length| length as usize);
             check_finite(&sequence[..steps * dims.i], &format!("x[{row}]"), dims.i)?;
         }
-        let mut sequences = Sequences::new(dims.t, dims.i, Values::F32(x.to_vec()), vec![0; n]);
+        let scale = model.config.input_scale();
+        let mut sequences =
+            Sequences::new(dims.t, dims.i, Values::F32(x.iter().map(|value| value * scale).collect()), vec![0; n]);
         if !lengths.is_empty() {
             sequences = sequences.with_lengths(lengths.to_vec());
         }

@@ -3,8 +3,8 @@
 use fused_lstm::checkpoint::Checkpoint;
 use fused_lstm::config::Config;
 use fused_lstm::cpu::CpuEngine;
-use fused_lstm::data::own::{self, Options};
-use fused_lstm::data::{Dataset, Sequences, Values};
+use fused_lstm::data::own::{self, Normalization, Options, OwnData};
+use fused_lstm::data::{BYTE_SCALE, Dataset, Sequences, Values};
 use fused_lstm::engine::Engine;
 use fused_lstm::model::{Model, Pool};
 use fused_lstm_c::*;
@@ -171,6 +171,33 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
         fused_lstm_streams_free(streams);
         fused_lstm_free(model);
         fused_lstm_free(both);
+    }
+}
+
+#[test]
+fn bytes_come_as_they_stand_in_the_data() {
+    let bed = Bed::new(|model| model);
+    let own = OwnData { bytes: true, normalization: Normalization::None, ..bed.config.own.clone().unwrap() };
+    let config = Config { own: Some(own), ..bed.config.clone() };
+    Checkpoint { config: config.clone(), state: config.initial_state() }.save(&bed.model()).unwrap();
+    let bytes: Vec<u8> = (0..5 * 16).map(|k| (k * 37 % 256) as u8).collect();
+    let numbers: Vec<f32> = bytes.iter().map(|&byte| byte.into()).collect();
+    let mut engine = CpuEngine::new(config.model, config.adam, bed.data.clone(), 1).unwrap();
+    engine.set_state(&config.initial_state()).unwrap();
+    let expected = engine.predict(&Sequences::new(8, 2, Values::U8 { bytes, scale: BYTE_SCALE }, vec![0; 5])).unwrap();
+    let (model, mut got) = (bed.load(), [0.0; 15]);
+    // SAFETY: pointers to as many numbers as the functions ask for, and to what the library has made.
+    unsafe {
+        assert_eq!(fused_lstm_predict(model, numbers.as_ptr(), null(), 5, got.as_mut_ptr()), 0, "{}", last_error());
+        assert_eq!(got[..], expected);
+        let streams = fused_lstm_streams_new(model, 5);
+        for t in 0..8 {
+            let step: Vec<f32> = numbers.chunks(16).flat_map(|x| &x[2 * t..2 * t + 2]).copied().collect();
+            assert_eq!(fused_lstm_streams_push(streams, step.as_ptr(), got.as_mut_ptr()), 0);
+        }
+        assert_eq!(got[..], expected);
+        fused_lstm_streams_free(streams);
+        fused_lstm_free(model);
     }
 }
 

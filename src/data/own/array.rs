@@ -4,7 +4,7 @@ use super::bytes::Bytes;
 use super::mapped::Mapped;
 use super::raw::{Labels, Raw};
 use super::zip;
-use crate::data::Values;
+use crate::data::{BYTE_SCALE, Values};
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -154,7 +154,7 @@ impl Array {
             }
             _ if self.bytes.is_mapped() => Values::Mapped(Mapped::new(self, (n, t, i))),
             Kind::Unsigned if self.size == 1 => match self.bytes {
-                Bytes::Owned(bytes) => Values::U8 { bytes, scale: super::BYTE_SCALE },
+                Bytes::Owned(bytes) => Values::U8 { bytes, scale: BYTE_SCALE },
                 Bytes::Mapped { .. } => unreachable!("that was asked for above"),
             },
             _ => Values::F32(self.numbers(0, n * t * i)),

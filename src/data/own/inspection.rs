@@ -1,8 +1,8 @@
 //! What there is to know of people's own data before anybody trains on it.
 
 use super::raw::quoted;
-use super::{BYTE_SCALE, Normalize, Options, load_with};
-use crate::data::{Dataset, Sequences, Split};
+use super::{Normalize, Options, load_with};
+use crate::data::{BYTE_SCALE, Dataset, Sequences, Split};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};

@@ -1,7 +1,8 @@
 //! Sequences that stay in their file: converted and brought to scale as they are asked for.
 
+use super::Normalization;
 use super::array::Array;
-use super::{BYTE_SCALE, Normalization};
+use crate::data::BYTE_SCALE;
 use std::fmt;
 use std::sync::Arc;
 

@@ -32,8 +32,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use text::Layout;
 
-/// What a byte is multiplied by.
-pub(crate) const BYTE_SCALE: f32 = 1.0 / 255.0;
 /// Larger files of text and packed ones are refused.
 const MAX_BYTES: u64 = 2 << 30;
 /// Larger files of arrays are not read into memory but mapped.

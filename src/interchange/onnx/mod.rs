@@ -10,7 +10,7 @@ mod message;
 
 use super::{transposed, with_forget_bias};
 use crate::config::Config;
-use crate::data::own::{BYTE_SCALE, Normalization};
+use crate::data::own::Normalization;
 use crate::error::{Error, Result};
 use crate::model::{Model, Pool};
 use crate::shape::{Cell, Linear, gate};
@@ -121,8 +121,8 @@ impl Builder {
     /// What the model reads, of what the user gives.
     fn prepared(&mut self, config: &Config, mask: Option<&Mask>) -> String {
         let mut x = "input".to_owned();
-        if config.reads_bytes() {
-            let scale = self.float("byte_scale", &[], &[BYTE_SCALE]);
+        if config.input_scale() != 1.0 {
+            let scale = self.float("input_scale", &[], &[config.input_scale()]);
             x = self.node("Mul", &[&x, &scale], &[]);
         }
         match config.own.as_ref().map_or(&Normalization::None, |own| &own.normalization) {
