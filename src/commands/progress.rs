@@ -114,7 +114,6 @@ impl Progress for Shown {
 }
 
 /// Writes a line that the user should know, where no bar is shown.
-#[cfg(feature = "cuda")]
 pub fn note(text: &str) {
     // Where standard error is closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
