@@ -130,6 +130,11 @@ impl Calls {
         self.of(call).map(|about| about.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
+    /// Launches of the graphs that were recorded or replayed, in order.
+    fn launches<'a>(&'a self, call: &'a str) -> impl Iterator<Item = usize> + 'a {
+        self.of(call).map(|about| about.strip_suffix(" launches").unwrap().parse().unwrap())
+    }
+
     /// Everything was given back, as far as nothing failed on the way.
     #[track_caller]
     fn are_closed(&self) {
@@ -442,9 +447,12 @@ fn the_calls_of_a_training() {
         let calls = machine.calls();
         calls.are_closed();
         assert!(!calls.0.iter().any(|call| call.starts_with("cuEvent")), "events are tracked: {:#?}", calls.counts());
-        assert_eq!(calls.count("cuGraphLaunch"), steps);
-        for once in ["cuStreamBeginCapture_v2", "cuGraphUpload", "cuStreamCreate", "cuModuleLoadData"] {
-            assert_eq!(calls.count(once), 1, "{once}");
+        // One iteration, four and sixteen are recorded; together they are replayed as often as there are steps.
+        let recorded: Vec<usize> = calls.launches("cuStreamEndCapture").collect();
+        assert_eq!(recorded, [1, 4, 16].map(|iterations| iterations * recorded[0]));
+        assert_eq!(calls.launches("cuGraphLaunch").sum::<usize>(), steps * recorded[0]);
+        for (call, count) in [("cuGraphUpload", 3), ("cuStreamCreate", 1), ("cuModuleLoadData", 1)] {
+            assert_eq!(calls.count(call), count, "{call}");
         }
         // Each split goes up once, as bytes.
         let (validation, test) = (support::VALIDATION, support::TEST);
@@ -470,6 +478,37 @@ fn the_calls_of_a_training() {
         assert_eq!(short.count(call), long.count(call), "{call}: it does not grow with the steps");
     }
     assert!(short.count("cuLaunchKernel") > 20 && short.count("cuMemAllocAsync") < 80, "{:#?}", short.counts());
+}
+
+/// Iterations of the replays when so many steps are trained at once, of sequences of `t` steps.
+fn iterations_of_replays(t: usize, steps: usize) -> Vec<usize> {
+    let dims = Dims { t, i: 2, p: 3, h: 4, k: 2 };
+    let before = fs::read_to_string(std::env::var_os("STUB_CUDA_LOG").unwrap()).unwrap_or_default().lines().count();
+    let spy = Spy { device: Driver::open(0, false).unwrap(), seen: Rc::default() };
+    let mut engine = CudaEngine::new(spy, Model::new(dims), Adam::default(), models::dataset(dims, 3)).unwrap();
+    engine.set_state(&models::start(dims)).unwrap();
+    engine.train_steps(&vec![1; steps * 2], 2).unwrap();
+    let log = fs::read_to_string(std::env::var_os("STUB_CUDA_LOG").unwrap()).unwrap();
+    let calls = Calls(log.lines().skip(before).map(str::to_owned).collect());
+    let of_one = calls.launches("cuStreamEndCapture").next().unwrap();
+    let replayed: Vec<usize> = calls.launches("cuGraphLaunch").collect();
+    let recorded = calls.launches("cuStreamEndCapture");
+    assert_eq!(recorded.max().unwrap(), of_one * engine.iterations_of_a_replay());
+    replayed.into_iter().map(|launches| launches / of_one).collect()
+}
+
+#[test]
+fn many_iterations_are_one_replay() {
+    if !Machine::is_within("many_iterations_are_one_replay") {
+        return;
+    }
+    assert_eq!(iterations_of_replays(3, 1), [1]);
+    assert_eq!(iterations_of_replays(3, 20), [16, 4]);
+    // 64 steps have their rows on the device at once.
+    assert_eq!(iterations_of_replays(3, 75), [16, 16, 16, 16, 4, 4, 1, 1, 1]);
+    // Two launches for each of 200 steps: sixteen iterations would be too many.
+    assert_eq!(iterations_of_replays(200, 20), [4; 5]);
+    assert_eq!(iterations_of_replays(600, 2), [1; 2]);
 }
 
 #[test]
@@ -591,6 +630,10 @@ impl<D: Device> Device for Spy<D> {
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<D::Graph> {
         self.device.capture(work)
+    }
+
+    fn launches(&self, graph: &D::Graph) -> Result<usize> {
+        self.device.launches(graph)
     }
 
     fn replay(&self, graph: &D::Graph) -> Result<()> {

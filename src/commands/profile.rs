@@ -109,6 +109,7 @@ mod with_cuda {
             "kernels": profile.rows.iter().map(row).collect::<Vec<_>>(),
             "launches_ms": profile.launches_milliseconds,
             "replayed_ms": profile.replayed_milliseconds,
+            "iterations_of_a_replay": profile.iterations_of_a_replay,
             "iterations": profile.iterations,
             "ceilings": ceilings,
         });
@@ -128,9 +129,9 @@ mod with_cuda {
         }
         let (launches, replayed) = (profile.launches_milliseconds * 1e3, profile.replayed_milliseconds * 1e3);
         line(&format!(
-            "\niteration   {launches:.1} us launch by launch (median of {}); {replayed:.1} us replayed as one graph, \
-             {REPLAYED_AT_ONCE} in a call",
-            profile.iterations
+            "\niteration   {launches:.1} us launch by launch (median of {}); {replayed:.1} us replayed, up to {} in one \
+             graph and {REPLAYED_AT_ONCE} in a call",
+            profile.iterations, profile.iterations_of_a_replay
         ))?;
         line(&format!(
             "ceilings    copy: {:.1} GB/s read and written, of {} bytes by sum_parts; product: {:.1} GFLOP/s, of {} x {} \
@@ -200,6 +201,7 @@ mod with_cuda {
                 rows: vec![row.clone()],
                 launches_milliseconds: 1.0,
                 replayed_milliseconds: 1.2,
+                iterations_of_a_replay: 16,
                 iterations: 9,
             };
             let told = |row| table_row(row, &ceilings, &profile).split_whitespace().collect::<Vec<_>>().join(" ");

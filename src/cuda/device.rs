@@ -139,6 +139,13 @@ pub trait Device {
     /// Those of `work`, and if the device fails.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Self::Graph>;
 
+    /// How many launches were recorded.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    fn launches(&self, graph: &Self::Graph) -> Result<usize>;
+
     /// Runs what was recorded.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ const KNOWS_NO_GPU: &str = "the driver is there, but it knows no GPU";
 
 /// Every call of the driver that is made here: one that is not there must be told before, for cudarc panics at it. The
 /// youngest, `cuGraphInstantiateWithFlags`, came with CUDA 11.4.
-pub const CALLS: [&str; 40] = [
+pub const CALLS: [&str; 41] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -55,6 +55,7 @@ pub const CALLS: [&str; 40] = [
     "cuGetErrorString",
     "cuGraphDestroy",
     "cuGraphExecDestroy",
+    "cuGraphGetNodes",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuGraphUpload",
@@ -537,6 +538,14 @@ impl Device for Driver {
         })?;
         graph.upload().map_err(|e| self.failed("prepare the recorded launches", e))?;
         Ok(graph)
+    }
+
+    fn launches(&self, graph: &CudaGraph) -> Result<usize> {
+        let mut count = 0;
+        // SAFETY: the graph lives; with no place for the nodes the call tells their number.
+        let status = unsafe { sys::cuGraphGetNodes(graph.cu_graph(), std::ptr::null_mut(), &mut count) };
+        status.result().map_err(|e| self.failed("count the recorded launches", e))?;
+        Ok(count)
     }
 
     fn replay(&self, graph: &CudaGraph) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The CUDA engine: drives the kernels of one device, real or emulated.
 //!
-//! The data set goes up once, as it is. Buffers of a batch are allocated once; a training iteration is recorded once and
-//! then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
+//! The data set goes up once, as it is. Buffers of a batch are allocated once; training iterations are recorded
+//! once, several in one recording, and then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
 //! Which kernels train is planned for each size of batch ([`super::plan`]). the same family scores and predicts.
@@ -34,6 +34,10 @@ use std::sync::Arc;
 
 /// Most steps whose rows and results are on the device at once.
 const STEPS_AT_ONCE: usize = 64;
+/// Iterations that a recording holds besides the one of a single iteration, few before many.
+const RECORDED: [usize; 2] = [4, 16];
+/// Most launches of such a recording: it takes memory and time to make.
+const MOST_RECORDED: usize = 2048;
 /// Most sequences that are scored at a time.
 const SCORE_AT_ONCE: usize = 1024;
 /// Most numbers of the gates of the steps that are scored at a time.
@@ -116,8 +120,14 @@ struct Training<D: Device> {
     clip: Option<Clip<D>>,
     /// Whether the weights are packed as they are, where they need to be.
     packed: bool,
-    /// One iteration.
-    graph: Option<D::Graph>,
+    /// Of one iteration and of several, few before many.
+    recordings: Vec<Recording<D>>,
+}
+
+/// Iterations, one after the other, to be replayed.
+struct Recording<D: Device> {
+    iterations: usize,
+    graph: D::Graph,
 }
 
 /// What clipping gradients needs.
@@ -224,7 +234,7 @@ impl<D: Device> Training<D> {
             correct: Buffer::new(device, "correct", steps)?,
             clip: adam.grad_clip.map(clip).transpose()?,
             packed: false,
-            graph: None,
+            recordings: Vec::new(),
         })
     }
 
@@ -591,6 +601,12 @@ impl<D: Device> CudaEngine<D> {
         Ok(self.plan.as_ref().expect("just made"))
     }
 
+    /// Most training iterations that one replay runs; 0 before anything was trained.
+    pub fn iterations_of_a_replay(&self) -> usize {
+        let recordings = self.training.iter().flat_map(|training| &training.recordings);
+        recordings.map(|recording| recording.iterations).max().unwrap_or(0)
+    }
+
     /// The device.
     pub fn device(&self) -> &D {
         &self.device
@@ -618,8 +634,17 @@ impl<D: Device> CudaEngine<D> {
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
         let (device, weights, adam) = (&self.device, &self.weights, &self.trainees[0].adam);
         let in_one_launch = self.in_one_launch(family);
-        let graph = device.capture(&mut || training.iterate(device, weights, in_one_launch, sequences, adam))?;
-        training.graph = Some(graph);
+        let record = |iterations: usize| -> Result<Recording<D>> {
+            let iterate = || training.iterate(device, weights, in_one_launch, sequences, adam);
+            let graph = device.capture(&mut || (0..iterations).try_for_each(|_| iterate()))?;
+            Ok(Recording { iterations, graph })
+        };
+        let mut recordings = vec![record(1)?];
+        let most = MOST_RECORDED / device.launches(&recordings[0].graph)?.max(1);
+        for iterations in RECORDED.into_iter().filter(|iterations| *iterations <= most) {
+            recordings.push(record(iterations)?);
+        }
+        training.recordings = recordings;
         self.training = Some(training);
         Ok(())
     }
@@ -737,9 +762,12 @@ impl<D: Device> CudaEngine<D> {
             persistent.pack(device, &self.weights, sequences)?;
             training.packed = true;
         }
-        let Some(graph) = &training.graph else { unreachable!("recorded when it was prepared") };
-        for _ in 0..steps {
-            device.replay(graph)?;
+        let mut left = steps;
+        for Recording { iterations, graph } in training.recordings.iter().rev() {
+            while left >= *iterations {
+                device.replay(graph)?;
+                left -= iterations;
+            }
         }
         let loss = training.mean_loss.download(device, results)?;
         let correct = training.correct.download(device, results)?;

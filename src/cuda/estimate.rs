@@ -81,6 +81,10 @@ impl Device for Estimate {
         Ok(())
     }
 
+    fn launches(&self, (): &()) -> Result<usize> {
+        Ok(0)
+    }
+
     fn replay(&self, (): &()) -> Result<()> {
         Ok(())
     }

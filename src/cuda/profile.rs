@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Iterations in a call of the engine that replays a recording.
+/// Iterations in a call of the engine that replays recordings.
 pub const REPLAYED_AT_ONCE: usize = 64;
 /// Fewest repetitions of whatever is measured.
 const FEWEST: usize = 3;
@@ -75,9 +75,11 @@ pub struct Profile {
     pub rows: Vec<Row>,
     /// Milliseconds of the launches of an iteration, added up.
     pub launches_milliseconds: f64,
-    /// Milliseconds of an iteration that is replayed from its recording, as training does it: the median of calls of
+    /// Milliseconds of an iteration that is replayed from a recording of several, as training does it: the median of calls of
     /// [`REPLAYED_AT_ONCE`] iterations, with their copies.
     pub replayed_milliseconds: f64,
+    /// Most iterations that one replay of a recording runs.
+    pub iterations_of_a_replay: usize,
     /// Iterations that were timed launch by launch.
     pub iterations: usize,
 }
@@ -112,7 +114,15 @@ pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
     let replayed_milliseconds = median(&mut replayed);
     let plan = engine.plan().map(|plan| plan.reason.clone()).unwrap_or_default();
     let precision = engine.precision();
-    Ok(Profile { precision, plan, rows, launches_milliseconds, replayed_milliseconds, iterations: iterations.len() })
+    Ok(Profile {
+        precision,
+        plan,
+        rows,
+        launches_milliseconds,
+        replayed_milliseconds,
+        iterations_of_a_replay: engine.iterations_of_a_replay(),
+        iterations: iterations.len(),
+    })
 }
 
 /// Does `work` for about so long.

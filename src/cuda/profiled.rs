@@ -200,6 +200,10 @@ impl<D: Device> Device for Profiled<D> {
         Ok(Recording { launches, graph: graph? })
     }
 
+    fn launches(&self, recording: &Self::Graph) -> Result<usize> {
+        self.device.launches(&recording.graph)
+    }
+
     fn replay(&self, recording: &Self::Graph) -> Result<()> {
         if !self.watches.get() {
             return self.device.replay(&recording.graph);

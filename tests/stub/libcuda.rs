@@ -127,9 +127,10 @@ struct Driver {
     /// Every module is the last one loaded.
     ptx: Option<String>,
     functions: Vec<Function>,
-    /// Addresses that recorded launches use.
-    recording: Option<Vec<u64>>,
-    recorded: Vec<u64>,
+    /// Addresses that the launches use which are being recorded, launch by launch.
+    recording: Option<Vec<Vec<u64>>>,
+    /// The same of each graph.
+    graphs: Vec<Vec<Vec<u64>>>,
 }
 
 static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
@@ -147,7 +148,7 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         ptx: None,
         functions: Vec::new(),
         recording: None,
-        recorded: Vec::new(),
+        graphs: Vec::new(),
     })
 });
 
@@ -223,6 +224,11 @@ impl Driver {
                 Ok(address)
             }
         }
+    }
+
+    /// What a graph holds.
+    fn graph(&self, graph: Handle) -> Result<&Vec<Vec<u64>>, c_int> {
+        self.graphs.get(graph.addr().wrapping_sub(1)).ok_or(INVALID_HANDLE)
     }
 
     /// The form of each argument of `name`, as the PTX declares it: `.u64`, `.f32`.
@@ -605,7 +611,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
             driver.place(*address, 1).map_err(|_| ILLEGAL_ADDRESS)?;
         }
         if let Some(recording) = &mut driver.recording {
-            recording.extend(addresses);
+            recording.push(addresses);
         }
         Ok(text)
     })
@@ -669,17 +675,32 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2(_stream: Handle, mode: c_uint) 
 pub unsafe extern "C" fn cuStreamEndCapture(_stream: Handle, graph: *mut Handle) -> c_int {
     call("cuStreamEndCapture", |driver| {
         driver.context()?;
-        driver.recorded = driver.recording.take().ok_or(INVALID_VALUE)?;
-        *graph = handle(0x61);
-        NOTHING()
+        let recorded = driver.recording.take().ok_or(INVALID_VALUE)?;
+        let text = format!(" {} launches", recorded.len());
+        driver.graphs.push(recorded);
+        *graph = handle(driver.graphs.len());
+        Ok(text)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithFlags(exec: *mut Handle, _graph: Handle, flags: u64) -> c_int {
+pub unsafe extern "C" fn cuGraphGetNodes(graph: Handle, nodes: *mut Handle, count: *mut usize) -> c_int {
+    call("cuGraphGetNodes", |driver| {
+        if !nodes.is_null() {
+            return Err(INVALID_VALUE);
+        }
+        *count = driver.graph(graph)?.len();
+        NOTHING()
+    })
+}
+
+/// What can be launched has the handle of the graph that it was made of.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphInstantiateWithFlags(exec: *mut Handle, graph: Handle, flags: u64) -> c_int {
     call("cuGraphInstantiateWithFlags", |driver| {
         driver.context()?;
-        *exec = handle(0x62);
+        driver.graph(graph)?;
+        *exec = graph;
         Ok(format!(" flags {flags}"))
     })
 }
@@ -690,13 +711,14 @@ pub unsafe extern "C" fn cuGraphUpload(_exec: Handle, _stream: Handle) -> c_int 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch(_exec: Handle, _stream: Handle) -> c_int {
+pub unsafe extern "C" fn cuGraphLaunch(exec: Handle, _stream: Handle) -> c_int {
     call("cuGraphLaunch", |driver| {
         driver.at_once()?;
-        for address in driver.recorded.clone() {
-            driver.place(address, 1).map_err(|_| ILLEGAL_ADDRESS)?;
+        let launches = driver.graph(exec)?.clone();
+        for address in launches.iter().flatten() {
+            driver.place(*address, 1).map_err(|_| ILLEGAL_ADDRESS)?;
         }
-        NOTHING()
+        Ok(format!(" {} launches", launches.len()))
     })
 }
 
