@@ -290,7 +290,7 @@ pub struct SettingsArgs {
     /// Passes over the training data, instead of --steps
     #[arg(long, value_name = "N", value_parser = epochs, allow_negative_numbers = true, conflicts_with = "steps", help_heading = "Training")]
     pub epochs: Option<u64>,
-    /// Sequences in a batch [default: 128]
+    /// Sequences in a batch [default: 128, or as many as there are]
     #[arg(long, value_name = "N", value_parser = size, allow_negative_numbers = true, help_heading = "Training")]
     pub batch_size: Option<usize>,
     /// Hidden units of each layer and direction [default: 128]
@@ -392,7 +392,7 @@ pub struct SweepArgs {
     /// Hidden units of each layer and direction [default: 128]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
     pub hidden: Vec<usize>,
-    /// Sequences in a batch [default: 128]
+    /// Sequences in a batch [default: 128, or as many as there are]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size, allow_negative_numbers = true, help_heading = "Combinations")]
     pub batch_size: Vec<usize>,
     /// Training steps [default: 1000]

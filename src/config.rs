@@ -8,6 +8,9 @@ use crate::optimizer::{Adam, Schedule};
 use crate::shape::Dims;
 use serde::{Deserialize, Serialize};
 
+/// Sequences in a batch, where there are as many.
+const BATCH: usize = 128;
+
 /// A model and its training. With it and a [`State`], training goes on as if it had never stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -32,7 +35,7 @@ pub struct Config {
 
 impl Config {
     /// The tutorial's training for `data`, with `hidden` units and an input layer as wide: forget bias 1, Adam with
-    /// learning rate 0.001, batches of 128, seed 0.
+    /// learning rate 0.001, batches of 128 or of all sequences if there are fewer, seed 0.
     pub fn new(data: &Dataset, hidden: usize) -> Self {
         let dims = Dims { t: data.train.t(), i: data.train.i(), p: hidden, h: hidden, k: data.classes };
         Self {
@@ -40,7 +43,7 @@ impl Config {
             adam: Adam::default(),
             init: Init::default(),
             seed: 0,
-            batch_size: 128,
+            batch_size: data.train.len().clamp(1, BATCH),
             data: data.name.to_owned(),
             train_sequences: data.train.len(),
             own: data.own.clone(),

@@ -108,6 +108,18 @@ fn keras_names_tell_the_test_sequences_and_bytes_stay_bytes() {
 }
 
 #[test]
+fn a_batch_is_of_all_sequences_where_there_are_fewer_than_usual() {
+    let folder = Folder::new();
+    let train = format!("train --data {} --inputs 2 --hidden 4 --steps 2 --device cpu", made("waves.csv").display());
+    folder.run_plain(&format!("{train} --quiet --save @model")).succeeds();
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.path("model/config.json")).unwrap()).unwrap();
+    assert_eq!((&config["batch_size"], &config["train_sequences"]), (&30.into(), &30.into()));
+    let parts = ["--batch-size 31", "the training data has only 30 sequences"];
+    folder.run_plain(&format!("{train} --batch-size 31")).fails_in_one_line(2, &parts);
+}
+
+#[test]
 fn the_archives_files_are_read() {
     let truth = truth();
     let one = load("archive", &plain());

@@ -14,7 +14,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     let imported = interchange::import(&args.file, args.format)?;
     let mut config = config(args, &imported)?;
     config.model.pool = args.pool.unwrap_or(config.model.pool);
-    config.batch_size = args.batch_size.unwrap_or(config.batch_size.min(config.train_sequences));
+    config.batch_size = args.batch_size.unwrap_or(config.batch_size);
     let Config { batch_size, train_sequences, .. } = config;
     if batch_size > train_sequences {
         let found = format!("the training data has only {train_sequences} sequences");

@@ -116,7 +116,7 @@ impl Progress for Shown {
 /// Writes a line that the user should know, where no bar is shown.
 pub fn note(text: &str) {
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "note: {text}");
 }
 
 /// Writes an error as the program ends with it, or goes on in spite of it.
