@@ -13,7 +13,7 @@ use fused_lstm::cuda::driver::Driver;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
 use fused_lstm::cuda::linear::{self, Form, Product, column_sums, product, split_product, sum_parts};
-use fused_lstm::cuda::lstm::{BackwardStep, ForwardStep, From, backward_step, forward_step};
+use fused_lstm::cuda::lstm::{BackwardStep, ForwardStep, backward_step, forward_step};
 use fused_lstm::cuda::profiled::Profiled;
 use fused_lstm::cuda::softmax_xent::{Metrics, SoftmaxXent, batch_metrics, softmax, softmax_xent};
 use fused_lstm::cuda::{CudaEngine, kept, sources};
@@ -162,7 +162,7 @@ impl<D: Device> Bed<D> {
 
     fn gather(&self, device: &D, sequences: &DeviceSequences<D>) -> Result<()> {
         let (rows, turn, x, labels) = (self.rows.all(), self.turn.all(), self.x.all(), Some(self.labels.all()));
-        gather(device, sequences, &Gather { rows, turn, x, labels, b: BATCH })
+        gather(device, sequences, &Gather { rows, turn, x, labels, lengths: None, reversed: false, b: BATCH })
     }
 
     fn run(&self, device: &D, work: &str) -> Result<()> {
@@ -218,12 +218,14 @@ impl<D: Device> Bed<D> {
                     inputs: j,
                     hidden: h,
                     forget_bias: 1.0,
+                    ends: None,
                 };
                 forward_step(device, &step)
             }
             "lstm_backward_step" => {
                 let step = BackwardStep {
-                    from: From::Later(self.da.part(of_step(&self.da, 2))),
+                    later: Some(self.da.part(of_step(&self.da, 2))),
+                    outside: None,
                     w_h: self.weights.all(),
                     gates: self.gates.part(of_step(&self.gates, 1)),
                     c_prev: self.states.part(of_step(&self.states, 1)),
@@ -232,6 +234,7 @@ impl<D: Device> Bed<D> {
                     da: self.da.part(of_step(&self.da, 1)),
                     batch: b,
                     hidden: h,
+                    ends: None,
                 };
                 backward_step(device, &step)
             }
@@ -244,6 +247,7 @@ impl<D: Device> Bed<D> {
                     dlogits: Some(self.dlogits.all()),
                     batch: b,
                     classes: k,
+                    smoothing: 0.0,
                 };
                 softmax_xent(device, &scored)
             }
@@ -266,6 +270,7 @@ impl<D: Device> Bed<D> {
                     step_sizes: self.step_size.all(),
                     turn: self.turn.all(),
                     clip: None,
+                    kept: None,
                     parameters: self.parameters.all(),
                     m: self.m.all(),
                     v: self.v.all(),

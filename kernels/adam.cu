@@ -1,12 +1,13 @@
 // adam: one step of Adam in TensorFlow's form, over the flat parameters.
 //
 //     g = gradient · clip
-//     m = β1·m + (1-β1)·g      v = β2·v + (1-β2)·g²      θ -= step_size · m / (sqrt(v) + ε)
+//     m = β1·m + (1-β1)·g      v = β2·v + (1-β2)·g²      θ = kept · θ - step_size · m / (sqrt(v) + ε)
 //
 // Inputs   gradient    f32 [n]
 //          step_sizes  f32 [S], lr · sqrt(1 - β2^t) / (1 - β1^t) of S steps, worked out in double precision on the host
 //          turn        u32 [1], which of the S steps this is
 //          clip        f32 [1], what the gradients are multiplied by; null where nothing is clipped
+//          kept        f32 [S], what the decay leaves of θ at S steps; null where nothing decays
 // In, out  parameters, m, v  f32 [n]
 // Launch   grid ceil(n / 256), block 256; shared memory none
 // Bounds   n from 1 to 2^31 - 256
@@ -18,7 +19,7 @@ constexpr int ADAM_THREADS = 256;
 KERNEL(ADAM_THREADS)
 adam(const float* __restrict__ gradient, const float* __restrict__ step_sizes, const u32* __restrict__ turn,
      const float* __restrict__ clip, float* __restrict__ parameters, float* __restrict__ m, float* __restrict__ v,
-     int n, float beta1, float rest1, float beta2, float rest2, float epsilon) {
+     int n, float beta1, float rest1, float beta2, float rest2, float epsilon, const float* __restrict__ kept) {
     const int at = blockIdx.x * ADAM_THREADS + threadIdx.x;
     if (at >= n) return;
     const float g = clip != nullptr ? gradient[at] * *clip : gradient[at];
@@ -26,7 +27,8 @@ adam(const float* __restrict__ gradient, const float* __restrict__ step_sizes, c
     const float square = beta2 * v[at] + rest2 * g * g;
     m[at] = mean;
     v[at] = square;
-    parameters[at] -= step_sizes[*turn] * mean / (sqrtf(square) + epsilon);
+    const float step = step_sizes[*turn] * mean / (sqrtf(square) + epsilon);
+    parameters[at] = (kept != nullptr ? kept[*turn] : 1.0f) * parameters[at] - step;
 }
 
 // squared_norm_parts: parts[block] = Σ gradient² over that block's share; clip_factor adds the parts.

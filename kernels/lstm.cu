@@ -26,6 +26,9 @@ static_assert(LSTM_THREAD_ROWS * LSTM_GROUPS == LSTM_ROWS, "threads cover the ro
 //          h_prev  f32 [B,H], slot t of h [T+1,B,H]; slot 0 is zero
 //          w_h     f32 [H,G]
 //          c_prev  f32 [B,H], slot t of c [T+1,B,H]; slot 0 is zero
+//          lengths u32 [B], steps of each sequence; null where none ends before step t. At a step beyond, c and h are
+//                  carried on, and what gates hold means nothing
+//          t       the step's place in the sequence, whatever the reading order
 // Outputs  gates   f32 [B,G], step t of gates [T,B,G], after their activation: saved for backward
 //          c, h    f32 [B,H], slot t + 1: saved for backward
 // Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 4)
@@ -74,7 +77,8 @@ DEVICE void add_gate_products(float (&sum)[GATES][LSTM_THREAD_ROWS], float (&til
 KERNEL(LSTM_THREADS)
 lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, const float* __restrict__ h_prev,
                   const float* __restrict__ w_h, const float* __restrict__ c_prev, float* __restrict__ gates,
-                  float* __restrict__ c, float* __restrict__ h, int B, int J, int H, float forget_bias) {
+                  float* __restrict__ c, float* __restrict__ h, int B, int J, int H, float forget_bias,
+                  const u32* __restrict__ lengths, int t) {
     __shared__ __align__(16) float tile_rows[LSTM_DEPTH][LSTM_ROWS + 4];
     __shared__ float4 tile_weights[LSTM_DEPTH][LSTM_UNITS];
     float sum[GATES][LSTM_THREAD_ROWS] = {};
@@ -96,25 +100,28 @@ lstm_forward_step(const float* __restrict__ x, const float* __restrict__ fold, c
         of_row[(size_t)GATE_F * H] = f;
         of_row[(size_t)GATE_G * H] = g;
         of_row[(size_t)GATE_O * H] = o;
+        const bool over = lengths != nullptr && t >= lengths[row];
         const float state = fmaf(f, c_prev[cell], i * g);
-        c[cell] = state;
-        h[cell] = o * tanhf(state);
+        c[cell] = over ? c_prev[cell] : state;
+        h[cell] = over ? h_prev[cell] : o * tanhf(state);
     }
 }
 
 // lstm_backward_step
 //
-//     dh = da_{t+1} · W_hᵀ           or, at the last step, the head's dh_T
+//     dh = da_{t+1} · W_hᵀ + dh_outside      at the last step dh_outside alone
 //     do = dh ∘ tanh(c_t)            dc += dh ∘ o ∘ (1 - tanh²(c_t))
 //     di = dc ∘ g     dg = dc ∘ i    df = dc ∘ c_{t-1}
 //     da = [di∘i(1-i), df∘f(1-f), dg∘(1-g²), do∘o(1-o)]
 //     dc = dc ∘ f
 //
 // Inputs   da_next  f32 [B,G], step t + 1 of da [T,B,G]; null at the last step
-//          dh_last  f32 [B,H], the gradient by h_T; read at the last step only, null elsewhere
+//          dh_outside  f32 [B,H], the gradient by h_t as others than the next step read it, such as the head; null for none,
+//                   but not at the last step
 //          w_h      f32 [H,G]
 //          gates    f32 [B,G], step t, as lstm_forward_step saved them
 //          c_prev, c  f32 [B,H], slots t and t + 1
+//          lengths, t  as lstm_forward_step; at a step beyond a sequence's length da and dc are zero
 // In, out  dc       f32 [B,H]: from step t + 1 to step t; not read at the last step, where it is zero
 // Outputs  da       f32 [B,G], step t
 // Launch   grid (ceil(B / 16), ceil(H / 32)), block (32, 4); steps in falling order
@@ -148,9 +155,10 @@ DEVICE void add_recurrent_gradient(float (&sum)[LSTM_THREAD_ROWS], const float* 
 }
 
 KERNEL(LSTM_THREADS)
-lstm_backward_step(const float* __restrict__ da_next, const float* __restrict__ dh_last,
+lstm_backward_step(const float* __restrict__ da_next, const float* __restrict__ dh_outside,
                    const float* __restrict__ w_h, const float* __restrict__ gates, const float* __restrict__ c_prev,
-                   const float* __restrict__ c, float* __restrict__ dc, float* __restrict__ da, int B, int H) {
+                   const float* __restrict__ c, float* __restrict__ dc, float* __restrict__ da, int B, int H,
+                   const u32* __restrict__ lengths, int t) {
     const bool last = da_next == nullptr;
     float dh[LSTM_THREAD_ROWS] = {};
     // The same for all threads, so that the barriers inside are met by all or by none.
@@ -165,12 +173,14 @@ lstm_backward_step(const float* __restrict__ da_next, const float* __restrict__ 
         const float i = gates[first + (size_t)GATE_I * H], f = gates[first + (size_t)GATE_F * H];
         const float g = gates[first + (size_t)GATE_G * H], o = gates[first + (size_t)GATE_O * H];
         const float tanh_c = tanhf(c[cell]);
-        const float d_h = last ? dh_last[cell] : dh[r];
+        float d_h = dh[r];
+        if (dh_outside != nullptr) d_h = last ? dh_outside[cell] : d_h + dh_outside[cell];
+        const bool over = lengths != nullptr && t >= lengths[row];
         const float d_c = fmaf(d_h * o, 1.0f - tanh_c * tanh_c, last ? 0.0f : dc[cell]);
-        da[first + (size_t)GATE_I * H] = d_c * g * i * (1.0f - i);
-        da[first + (size_t)GATE_F * H] = d_c * c_prev[cell] * f * (1.0f - f);
-        da[first + (size_t)GATE_G * H] = d_c * i * (1.0f - g * g);
-        da[first + (size_t)GATE_O * H] = d_h * tanh_c * o * (1.0f - o);
-        dc[cell] = d_c * f;
+        da[first + (size_t)GATE_I * H] = over ? 0.0f : d_c * g * i * (1.0f - i);
+        da[first + (size_t)GATE_F * H] = over ? 0.0f : d_c * c_prev[cell] * f * (1.0f - f);
+        da[first + (size_t)GATE_G * H] = over ? 0.0f : d_c * i * (1.0f - g * g);
+        da[first + (size_t)GATE_O * H] = over ? 0.0f : d_h * tanh_c * o * (1.0f - o);
+        dc[cell] = over ? 0.0f : d_c * f;
     }
 }

@@ -3,6 +3,10 @@
 //     loss[b] = log Σ_k exp(l_k) - l[label]      predicted[b] = class of the largest logit, of equal ones the first
 //     dlogits = (softmax(l) - onehot(label)) · scale
 //
+// With label smoothing ε > 0 the target is (1 - ε) · onehot(label) + ε/K instead of onehot(label):
+//
+//     loss[b] = log Σ_k exp(l_k) - (1 - ε) · l[label] - ε/K · Σ_k l_k
+//
 // Inputs   logits  f32 [B,K]
 //          labels  u32 [B], each below K
 // Outputs  loss       f32 [B]
@@ -45,7 +49,7 @@ DEVICE float sum_of_exps(const float* __restrict__ logits, int K, int lane, floa
 
 KERNEL(SOFTMAX_THREADS)
 softmax_xent(const float* __restrict__ logits, const u32* __restrict__ labels, float* __restrict__ loss,
-             u32* __restrict__ predicted, float* __restrict__ dlogits, int B, int K, float scale) {
+             u32* __restrict__ predicted, float* __restrict__ dlogits, int B, int K, float scale, float smoothing) {
     const int lane = threadIdx.x % WARP;
     const int row = blockIdx.x * SOFTMAX_ROWS + threadIdx.x / WARP;
     // A whole warp leaves or stays: the shuffles below have all their lanes.
@@ -55,14 +59,22 @@ softmax_xent(const float* __restrict__ logits, const u32* __restrict__ labels, f
     int best;
     const float max = largest(of_row, K, lane, best);
     const float sum = sum_of_exps(of_row, K, lane, max);
+    const float spread = smoothing / (float)K;
+    // By how much all logits together are below the largest: nothing overflows.
+    float below = 0.0f;
+    if (smoothing > 0.0f) {
+        for (int k = lane; k < K; k += WARP) below += max - of_row[k];
+        below = warp_sum(below);
+    }
     if (lane == 0) {
-        loss[row] = logf(sum) + max - of_row[label];
+        const float target = (1.0f - smoothing) * (max - of_row[label]) + spread * below;
+        loss[row] = smoothing > 0.0f ? logf(sum) + target : logf(sum) + max - of_row[label];
         predicted[row] = (u32)best;
     }
     if (dlogits == nullptr) return;
     for (int k = lane; k < K; k += WARP) {
         const float probability = expf(of_row[k] - max) / sum;
-        dlogits[(size_t)row * K + k] = (probability - (k == label ? 1.0f : 0.0f)) * scale;
+        dlogits[(size_t)row * K + k] = (probability - (k == label ? 1.0f - smoothing : 0.0f) - spread) * scale;
     }
 }
 

@@ -16,13 +16,13 @@ use fused_lstm::data::{Sequences, Split as DataSplit, Values};
 use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::init::{self, Init};
-use fused_lstm::optimizer::Adam;
+use fused_lstm::optimizer::{Adam, Schedule};
 use fused_lstm::reference::{self, ReferenceEngine};
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
 use std::sync::LazyLock;
-use support::models::{RAGGED, check, dataset, dataset_of, number, start};
+use support::models::{RAGGED, check, dataset, dataset_of, larger, number, start, start_of};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 mod bound {
@@ -90,7 +90,7 @@ on_devices! {
     a_batch_at_ragged_sizes golden_cases a_hundred_training_steps products split_products sums_of_columns gathering
     losses_and_probabilities sums_of_a_batch updates another_state_takes_the_place_of_the_last
     scores_do_not_depend_on_what_they_are_scored_with steps_do_not_depend_on_how_many_are_asked_for
-    a_single_class_leaves_nothing_to_learn
+    a_single_class_leaves_nothing_to_learn larger_models larger_models_are_trained_as_by_the_reference
 }
 
 // ---- the engine ----
@@ -135,6 +135,69 @@ fn a_batch_at_ragged_sizes<D: Device>(open: &dyn Fn() -> D) {
         worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
     }
     println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+/// Every option with every other, at ragged sizes, against the reference.
+fn larger_models<D: Device>(open: &dyn Fn() -> D) {
+    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    for (model, sequences) in larger() {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected = reference.trace(&data.train).unwrap();
+        let mut engine = CudaEngine::new(open(), model, Adam::default(), data.clone()).unwrap();
+        engine.set_state(&start_of(&model)).unwrap();
+        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+        let name = |tensor: &str| format!("B {n} {model:?} {tensor}");
+        let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
+            worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
+        };
+        output("logits", &logits, &expected.logits);
+        output("h", &h_last, &expected.h_last);
+        output("c", &c_last, &expected.c_last);
+        output("loss", &loss, &expected.loss);
+        output("probabilities", &engine.predict(&data.train).unwrap(), &reference.predict(&data.train).unwrap());
+        // All, and fewer than there is room for.
+        for count in [n, n.div_ceil(2)] {
+            let rows: Vec<u32> = (0..count as u32).collect();
+            let got = engine.evaluate(DataSplit::Train, &rows).unwrap().loss;
+            output("scores", &got, &reference.evaluate(DataSplit::Train, &rows).unwrap().loss);
+        }
+        for (tensor, range) in model.layout().names().into_vec().iter().zip(model.layout().ranges().into_vec()) {
+            let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
+            let may_be_zero = model.dims.t == 1 && tensor.starts_with("w_h");
+            worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
+        }
+        worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+    }
+    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+}
+
+/// Recorded iterations, with another choice of dropout, another learning rate and another decay at each step.
+fn larger_models_are_trained_as_by_the_reference<D: Device>(open: &dyn Fn() -> D) {
+    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.dims.h > 1).step_by(3) {
+        let n = sequences.len();
+        let data = dataset_of(sequences, model.dims.k);
+        let schedule = Schedule::Cosine { warm_up: 2, steps: 8 };
+        let adam = Adam { learning_rate: 0.003, weight_decay: 0.5, schedule, ..Adam::default() };
+        let rows: Vec<u32> = (0..8 * n).map(|k| (k * 37 % n) as u32).collect();
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start_of(&model)).unwrap();
+        let expected = losses(&reference.train_steps(&rows, n).unwrap());
+        let train = |at_once: usize| {
+            let mut engine = CudaEngine::new(open(), model, adam, data.clone()).unwrap();
+            engine.set_state(&start_of(&model)).unwrap();
+            let steps: Vec<_> =
+                rows.chunks(at_once * n).flat_map(|rows| engine.train_steps(rows, n).unwrap()).collect();
+            (losses(&steps), engine.state().unwrap())
+        };
+        let whole = train(8);
+        check(&format!("losses of {model:?}"), &whole.0, &expected, bound::LOSSES, false);
+        let parameters = reference.state().unwrap().parameters;
+        check(&format!("parameters of {model:?}"), &whole.1.parameters, &parameters, bound::PARAMETERS, false);
+        assert!(train(3) == whole, "steps do not depend on how many are asked for: {model:?}");
+    }
 }
 
 /// The fixtures of `tests/golden` that the emulator runs in reasonable time.
@@ -391,7 +454,15 @@ fn gathering<D: Device>(open: &dyn Fn() -> D) {
             let turn = Buffer::from_slice(device, "turn", &[2u32]).unwrap();
             let x = output(device, t * b * (i + 1));
             let batch_labels = Buffer::<D, u32>::new(device, "labels", b).unwrap();
-            let batch = Gather { rows: drows.all(), turn: turn.all(), x: x.all(), labels: Some(batch_labels.all()), b };
+            let batch = Gather {
+                rows: drows.all(),
+                turn: turn.all(),
+                x: x.all(),
+                labels: Some(batch_labels.all()),
+                lengths: None,
+                reversed: false,
+                b,
+            };
             gather(device, &on_device, &batch).unwrap();
             let rows = &rows[2 * b..];
             let plain: Vec<f32> = reference::inputs(&sequences, rows);
@@ -426,6 +497,7 @@ fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
             dlogits: Some(dlogits.all()),
             batch,
             classes,
+            smoothing: 0.0,
         };
         softmax_xent::softmax_xent(device, &of_batch).unwrap();
         softmax_xent::softmax(device, d_logits.all(), probabilities.all(), batch, classes).unwrap();
@@ -522,6 +594,7 @@ fn updates<D: Device>(open: &dyn Fn() -> D) {
                     step_sizes: d_sizes.all(),
                     turn: turn.all(),
                     clip,
+                    kept: None,
                     parameters: dp.all(),
                     m: dm.all(),
                     v: dv.all(),

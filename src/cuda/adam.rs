@@ -27,6 +27,8 @@ pub struct Update<'a> {
     pub turn: Part<'a, u32>,
     /// What gradients are multiplied by, `[1]`; left out where nothing is clipped.
     pub clip: Option<Part<'a, f32>>,
+    /// [`Adam::kept`] of S steps; left out where nothing decays.
+    pub kept: Option<Part<'a, f32>>,
     /// Updated: θ.
     pub parameters: Part<'a, f32>,
     /// Updated: the mean of the gradients.
@@ -43,7 +45,7 @@ pub struct Update<'a> {
 ///
 /// If the device fails.
 pub fn update<D: Device>(device: &D, adam: &Adam, update: &Update<'_>) -> Result<()> {
-    let Update { gradient, step_sizes, turn, clip, parameters, m, v, n } = *update;
+    let Update { gradient, step_sizes, turn, clip, kept, parameters, m, v, n } = *update;
     let args = [
         gradient.arg(n),
         step_sizes.arg(1),
@@ -58,6 +60,7 @@ pub fn update<D: Device>(device: &D, adam: &Adam, update: &Update<'_>) -> Result
         Arg::F32(adam.beta2 as f32),
         Arg::F32((1.0 - adam.beta2) as f32),
         Arg::F32(adam.epsilon as f32),
+        arg_or_null(kept, 1),
     ];
     launch(device, "adam", tiles(n, ADAM_THREADS), ADAM_THREADS, &args)
 }

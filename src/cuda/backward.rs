@@ -3,7 +3,7 @@
 use super::device::{Buffer, Device, Part};
 use super::forward::Forward;
 use super::linear::{Form, Product, Split, column_sums, product, split_product, sum_parts};
-use super::lstm::{BackwardStep, From, backward_step};
+use super::lstm::{BackwardStep, backward_step};
 use super::sequence::{BackwardSteps, Sequence};
 use super::weights::Weights;
 use crate::error::Result;
@@ -114,7 +114,8 @@ impl<D: Device> Backward<D> {
         let (Dims { t, h: hidden, .. }, batch) = (self.dims, self.batch);
         for step in (0..t).rev() {
             let backward = BackwardStep {
-                from: if step + 1 == t { From::Head(self.dh_last.all()) } else { From::Later(self.da(step + 1)) },
+                later: (step + 1 < t).then(|| self.da(step + 1)),
+                outside: (step + 1 == t).then(|| self.dh_last.all()),
                 w_h: weights.tensors().cells[0].w_h,
                 gates: forward.gates(step, batch),
                 c_prev: forward.c(step, batch),
@@ -123,6 +124,7 @@ impl<D: Device> Backward<D> {
                 da: self.da(step),
                 batch,
                 hidden,
+                ends: None,
             };
             backward_step(device, &backward)?;
         }

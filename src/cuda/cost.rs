@@ -5,7 +5,7 @@
 //!
 //! **Operations**: of f32 numbers, as the kernel's text has them: an addition, multiplication, division, comparison, root,
 //! exponential, logarithm or tanh is one, a fused multiply-add two, a sigmoid three (exponential, addition, division). Whole
-//! numbers and what a warp adds up among its lanes are not counted.
+//! numbers and what a warp adds up among its lanes are not counted, nor are lengths, label smoothing and decay.
 //!
 //! The persistent kernels move padded tensors, as they lie; of operations, those of the padding are not counted. Each formula is of
 //! one model, and a launch of several does it for each.
@@ -96,6 +96,10 @@ pub fn cost(launch: &Launch<'_>) -> Option<Cost> {
         "gather_bytes" => gather(args, 1),
         "gather_floats" => gather(args, NUMBER),
         "product_nn" | "product_nt" | "product_tn" => product(args),
+        "layer_inputs" => layer_inputs(args),
+        "layer_gradients" => layer_gradients(args),
+        "pool" => pool(args),
+        "unpool" => unpool(args),
         "sum_parts" => sum_parts(args),
         "column_sums" => column_sums(args),
         "lstm_forward_step" => lstm_forward_step(args),
@@ -155,6 +159,33 @@ fn gather(args: &Args<'_>, bytes: u64) -> Cost {
     read + numbers(b + 1 + 2 * labels * b + t * b * (i + 1), 0)
 }
 
+/// Reads the states of each direction below, writes them with a 1 behind each step's; of dropout a product each.
+fn layer_inputs(args: &Args<'_>) -> Cost {
+    let (rows, h, directions) = (args.size(5) * args.size(6), args.size(7), 1 + args.given(1));
+    numbers(rows * (2 * directions * h + 1), args.given(2) * rows * directions * h)
+}
+
+/// Reads the gradient by what each cell above reads, the columns of this cell; writes their sum. Of dropout a product each.
+fn layer_gradients(args: &Args<'_>) -> Cost {
+    let (count, above) = (args.size(5) * args.size(6) * args.size(7), args.given(1));
+    numbers((2 + above) * count, (above + args.given(2)) * count)
+}
+
+/// Reads states, of the last step or, as many as there may be, of all; writes one of each unit. Of all a state takes 1
+/// operation.
+fn pool(args: &Args<'_>) -> Cost {
+    let (t, cells) = (args.size(3), args.size(4) * args.size(5));
+    let steps = if args.size(9) == 0 { 1 } else { t };
+    numbers((steps + 1) * cells + args.given(1) * args.size(4), if steps == 1 { 0 } else { t * cells })
+}
+
+/// Reads the gradient by what the head reads and, for a maximum, that itself and all states; writes a number for each state.
+fn unpool(args: &Args<'_>) -> Cost {
+    let (t, cells, of_largest) = (args.size(5), args.size(6) * args.size(7), u64::from(args.size(11) == 2));
+    let read = (1 + of_largest * (1 + t)) * cells + args.given(1) * args.size(6);
+    numbers(read + t * cells, of_largest * t * cells)
+}
+
 /// Reads both matrices, and the bias if there is one; writes all S parts of the result.
 fn product(args: &Args<'_>) -> Cost {
     let (m, n, k, parts) = (args.size(5), args.size(6), args.size(7), u64::from(args.grid[2]));
@@ -182,13 +213,13 @@ fn lstm_forward_step(args: &Args<'_>) -> Cost {
     numbers(b * j + weights + (4 + G) * cells, 2 * b * weights + 16 * cells)
 }
 
-/// Reads the gradient by h, either from da of the step after and the recurrent weights or, at the last step, as it is; gates,
+/// Reads the gradient by h from da of the step after and the recurrent weights, and what comes from outside; gates,
 /// c before and after, and dc but at the last step. Writes da and dc. Beside the product a cell takes 23 operations: tanh 1,
 /// dc 5, each gate 4, and dc for the step before 1.
 fn lstm_backward_step(args: &Args<'_>) -> Cost {
     let (b, h, later) = (args.size(8), args.size(9), args.given(0));
     let cells = b * h;
-    let dh = if later == 1 { G * cells + G * h * h } else { cells };
+    let dh = if later == 1 { G * cells + G * h * h + args.given(1) * cells } else { cells };
     numbers(dh + (G + 2 + later) * cells + (G + 1) * cells, 2 * later * cells * G * h + 23 * cells)
 }
 
@@ -387,6 +418,16 @@ mod tests {
             assert_eq!(of(kernel, one, &product(&[], 1)), (4 * (10 + 15 + 6 + 3), 63));
             assert_eq!(of(kernel, [1, 1, 2], &product(&[2], 0)), (4 * (10 + 15 + 12), 60));
         }
+        // T 3, B 2, H 4: 24 states of each direction.
+        let between = |kernel, null: &[usize]| of(kernel, one, &args(5, null, &[3, 2, 4]));
+        assert_eq!(between("layer_inputs", &[1, 2]), (4 * (24 + 24 + 6), 0));
+        assert_eq!(between("layer_inputs", &[]), (4 * (48 + 48 + 6), 48));
+        assert_eq!(between("layer_gradients", &[1, 2]), (4 * 48, 0));
+        assert_eq!(between("layer_gradients", &[]), (4 * 72, 48));
+        assert_eq!(of("pool", one, &args(3, &[1], &[3, 2, 4, 4, 0, 0, 0])), (4 * 16, 0));
+        assert_eq!(of("pool", one, &args(3, &[], &[3, 2, 4, 4, 0, 0, 1])), (4 * (24 + 8 + 2), 24));
+        assert_eq!(of("unpool", one, &args(5, &[1], &[3, 2, 4, 4, 0, 0, 0])), (4 * (8 + 24), 0));
+        assert_eq!(of("unpool", one, &args(5, &[], &[3, 2, 4, 4, 0, 0, 2])), (4 * (8 + 8 + 24 + 2 + 24), 24));
         assert_eq!(of("sum_parts", one, &args(2, &[], &[7, 3])), (4 * (21 + 7), 21));
         // 5 rows of 4 columns, and 8 sums of each column.
         assert_eq!(of("column_sums", one, &args(2, &[], &[5, 4])), (4 * (20 + 4), 20 + 32));

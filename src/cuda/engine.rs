@@ -16,11 +16,13 @@ use super::estimate::Estimate;
 use super::forward::{Forward, Keep};
 use super::gather::{self, DeviceSequences};
 use super::inference::Inference;
+use super::layers::LeaveOut;
 use super::persistent::{Persistent, Step};
 use super::plan::{Family, Plan};
 use super::sequence::Sequence;
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
 use super::specialized::Specialized;
+use super::stack::Stack;
 use super::variant::Division;
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
@@ -44,6 +46,8 @@ const SCORE_AT_ONCE: usize = 1024;
 const MOST_SCORED_GATES: usize = 16 << 20;
 /// Most blocks of a grid along its second axis, along which models lie.
 const MOST_BLOCKS: usize = 65_535;
+/// What the kernels of the tutorial's model alone do not know of data.
+const LENGTHS: &str = "sequences of different lengths";
 /// Sizes and offsets of kernels are counted in 31 bits, tiles included.
 const MOST: usize = (1 << 31) - 256;
 
@@ -56,6 +60,8 @@ pub struct CudaEngine<D: Device> {
     activations: Activations,
     /// Instead of the planned one.
     division: Option<Division>,
+    /// What the kernels of the tutorial's model alone cannot do of the model and its data, in words: then [`Stack`] does it.
+    extras: Option<String>,
     /// Of the batches that were trained last, or scored before any.
     plan: Option<Plan>,
     /// Kernels that were compiled for the model and are loaded.
@@ -88,6 +94,15 @@ impl Trainee {
     fn new(adam: &Adam) -> Self {
         Self { adam: *adam, step: 0, folded: false }
     }
+
+    /// What its optimizer does that kernels of models side by side do not know, if it does so.
+    fn needs_alone(&self) -> Option<&'static str> {
+        match self.adam {
+            Adam { grad_clip: Some(_), .. } => Some("gradients are clipped"),
+            Adam { weight_decay, .. } if weight_decay > 0.0 => Some("weights decay"),
+            _ => None,
+        }
+    }
 }
 
 /// What a pass forward and backward needs besides the weights.
@@ -100,6 +115,8 @@ struct Pass<D: Device> {
 enum Work<D: Device> {
     /// Layer by layer, all steps of the LSTM in one launch or not.
     Layers(Pass<D>),
+    /// Any model.
+    Stack(Stack<D>),
     Persistent(Persistent<D>),
 }
 
@@ -118,6 +135,10 @@ struct Training<D: Device> {
     /// `[S,M]`
     correct: Buffer<D, u32>,
     clip: Option<Clip<D>>,
+    /// [`Adam::kept`] of S steps, where something decays, `[S]`.
+    kept: Option<Buffer<D, f32>>,
+    /// Keys of dropout, where something is left out, `[S,2]`.
+    keys: Option<Buffer<D, u32>>,
     /// Whether the weights are packed as they are, where they need to be.
     packed: bool,
     /// Of one iteration and of several, few before many.
@@ -143,6 +164,8 @@ struct Clip<D: Device> {
 enum Scorer<D: Device> {
     /// Layer by layer, all steps of the LSTM in one launch or not.
     Layers(Forward<D>),
+    /// Any model.
+    Stack(Stack<D>),
     Persistent(Inference<D>),
 }
 
@@ -177,6 +200,7 @@ impl<D: Device> Work<D> {
     ) -> Result<Self> {
         match family {
             Family::PerStep | Family::Sequence(_) => Ok(Self::Layers(Pass::new(device, model, batch_and_models.0)?)),
+            Family::Stack => Ok(Self::Stack(Stack::new(device, model, batch_and_models.0, true)?)),
             Family::Persistent(variant) => {
                 Ok(Self::Persistent(Persistent::new(device, model, variant, batch_and_models, limits)?))
             }
@@ -187,6 +211,7 @@ impl<D: Device> Work<D> {
     fn loss(&self) -> &Buffer<D, f32> {
         match self {
             Self::Layers(pass) => pass.forward.loss(),
+            Self::Stack(stack) => stack.loss(),
             Self::Persistent(persistent) => persistent.loss(),
         }
     }
@@ -195,6 +220,7 @@ impl<D: Device> Work<D> {
     fn classes(&self) -> (Part<'_, u32>, Part<'_, u32>) {
         match self {
             Self::Layers(pass) => (pass.forward.predicted().all(), pass.forward.labels()),
+            Self::Stack(stack) => (stack.predicted().all(), stack.labels()),
             Self::Persistent(persistent) => (persistent.predicted().all(), persistent.labels().all()),
         }
     }
@@ -203,6 +229,7 @@ impl<D: Device> Work<D> {
     fn gradient(&self) -> &Buffer<D, f32> {
         match self {
             Self::Layers(pass) => pass.backward.gradient(),
+            Self::Stack(stack) => stack.gradient(),
             Self::Persistent(persistent) => persistent.gradient(),
         }
     }
@@ -233,6 +260,8 @@ impl<D: Device> Training<D> {
             mean_loss: Buffer::new(device, "mean loss", steps)?,
             correct: Buffer::new(device, "correct", steps)?,
             clip: adam.grad_clip.map(clip).transpose()?,
+            kept: (adam.weight_decay > 0.0).then(|| Buffer::new(device, "kept", STEPS_AT_ONCE)).transpose()?,
+            keys: model.dropout.map(|_| Buffer::new(device, "dropout keys", 2 * STEPS_AT_ONCE)).transpose()?,
             packed: false,
             recordings: Vec::new(),
         })
@@ -259,9 +288,18 @@ impl<D: Device> Training<D> {
                 self.update(device, weights, adam)?;
                 adam::advance(device, turn)
             }
+            Work::Stack(stack) => {
+                let [weights] = weights else { unreachable!("these kernels train one model") };
+                let leave_out = LeaveOut::new(&weights.model(), self.keys.as_ref(), turn);
+                stack.run(device, weights, sequences, rows_and_turn, leave_out, batch)?;
+                stack.score(device, batch)?;
+                stack.backward(device, weights, sequences.has_lengths(), leave_out)?;
+                self.update(device, weights, adam)?;
+                adam::advance(device, turn)
+            }
             Work::Persistent(persistent) => {
                 persistent.run(device, weights, sequences, rows_and_turn, None)?;
-                if self.clip.is_none() {
+                if self.clip.is_none() && self.kept.is_none() {
                     let (step_sizes, mean_loss) = (self.step_sizes.all(), self.mean_loss.all());
                     let step = Step { adam, step_sizes, turn, mean_loss, correct: self.correct.all() };
                     persistent.update(device, weights, &step)?;
@@ -298,6 +336,7 @@ impl<D: Device> Training<D> {
             step_sizes: self.step_sizes.all(),
             turn,
             clip: self.clip.as_ref().map(|clip| clip.factor.all()),
+            kept: self.kept.as_ref().map(Buffer::all),
             parameters: weights.parameters.all(),
             m: weights.m.all(),
             v: weights.v.all(),
@@ -314,14 +353,15 @@ fn prepare_weights<D: Device>(device: &D, weights: &Weights<D>, in_one_launch: O
 }
 
 impl<D: Device> Scorer<D> {
-    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
+    fn new(device: &D, model: &Model, capacity: usize, family: Family) -> Result<Self> {
         Ok(match family {
-            Family::PerStep => Self::Layers(Forward::new(device, dims, capacity, Keep::Last(1))?),
+            Family::PerStep => Self::Layers(Forward::new(device, model.dims, capacity, Keep::Last(1))?),
             Family::Sequence(_) => {
-                let steps = (MOST_SCORED_GATES / (capacity * dims.g())).clamp(1, dims.t);
-                Self::Layers(Forward::new(device, dims, capacity, Keep::Last(steps))?)
+                let steps = (MOST_SCORED_GATES / (capacity * model.dims.g())).clamp(1, model.dims.t);
+                Self::Layers(Forward::new(device, model.dims, capacity, Keep::Last(steps))?)
             }
-            Family::Persistent(variant) => Self::Persistent(Inference::new(device, dims, variant, capacity)?),
+            Family::Stack => Self::Stack(Stack::new(device, model, capacity, false)?),
+            Family::Persistent(variant) => Self::Persistent(Inference::new(device, model.dims, variant, capacity)?),
         })
     }
 
@@ -329,6 +369,7 @@ impl<D: Device> Scorer<D> {
     fn capacity(&self) -> usize {
         match self {
             Self::Layers(forward) => forward.capacity(),
+            Self::Stack(stack) => stack.capacity(),
             Self::Persistent(inference) => inference.capacity(),
         }
     }
@@ -345,6 +386,7 @@ impl<D: Device> Scorer<D> {
     ) -> Result<()> {
         match self {
             Self::Layers(forward) => forward.run(device, weights, in_one_launch, sequences, rows_and_turn, batch),
+            Self::Stack(stack) => stack.run(device, weights, sequences, rows_and_turn, None, batch),
             Self::Persistent(inference) => inference.run(device, weights, sequences, rows_and_turn, batch),
         }
     }
@@ -353,6 +395,7 @@ impl<D: Device> Scorer<D> {
     fn score(&self, device: &D, batch: usize) -> Result<()> {
         match self {
             Self::Layers(forward) => forward.score(device, None, batch),
+            Self::Stack(stack) => stack.score(device, batch),
             Self::Persistent(_) => Ok(()),
         }
     }
@@ -361,6 +404,7 @@ impl<D: Device> Scorer<D> {
     fn logits(&self) -> &Buffer<D, f32> {
         match self {
             Self::Layers(forward) => forward.logits(),
+            Self::Stack(stack) => stack.logits(),
             Self::Persistent(inference) => inference.logits(),
         }
     }
@@ -369,19 +413,20 @@ impl<D: Device> Scorer<D> {
     fn scores(&self) -> (&Buffer<D, f32>, &Buffer<D, u32>) {
         match self {
             Self::Layers(forward) => (forward.loss(), forward.predicted()),
+            Self::Stack(stack) => (stack.loss(), stack.predicted()),
             Self::Persistent(inference) => (inference.loss(), inference.predicted()),
         }
     }
 }
 
 impl<D: Device> Scoring<D> {
-    fn new(device: &D, dims: Dims, capacity: usize, family: Family) -> Result<Self> {
+    fn new(device: &D, model: &Model, capacity: usize, family: Family) -> Result<Self> {
         let mut scoring = Self {
             family,
-            scorer: Scorer::new(device, dims, capacity, family)?,
+            scorer: Scorer::new(device, model, capacity, family)?,
             rows: Buffer::new(device, "scored rows", capacity)?,
             turn: Buffer::new(device, "scored turn", 1)?,
-            probabilities: Buffer::new(device, "probabilities", capacity * dims.k)?,
+            probabilities: Buffer::new(device, "probabilities", capacity * model.dims.k)?,
         };
         scoring.turn.zero(device, 1)?;
         Ok(scoring)
@@ -413,7 +458,7 @@ impl<D: Device> CudaEngine<D> {
         data: Arc<Dataset>,
         precision: Precision,
     ) -> Result<Self> {
-        check_abilities(&model, &adam, data.has_lengths())?;
+        let extras = model.extras().or(data.has_lengths().then(|| LENGTHS.to_owned()));
         let n = model.layout().len();
         if n > MOST {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
@@ -429,6 +474,7 @@ impl<D: Device> CudaEngine<D> {
             precision,
             activations: Activations::default(),
             division: None,
+            extras,
             plan: None,
             loaded: Vec::new(),
             sequence: None,
@@ -476,8 +522,8 @@ impl<D: Device> CudaEngine<D> {
 
     /// How many of the models can train side by side, 1 or more.
     fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
-        let one = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
-        if !matches!(one, Family::Persistent(_)) || trainees[0].adam.grad_clip.is_some() {
+        let one = self.planned(batch, &self.limits)?.family;
+        if !matches!(one, Family::Persistent(_)) || trainees[0].needs_alone().is_some() {
             self.prepare_plan(batch, 1)?;
             return Ok(1);
         }
@@ -501,9 +547,8 @@ impl<D: Device> CudaEngine<D> {
     /// Why a model cannot train side by side with others, where that is not for want of memory.
     pub fn alone(&self) -> Option<String> {
         match &self.plan {
-            Some(Plan { family: Family::PerStep | Family::Sequence(_), reason }) => Some(reason.clone()),
-            _ if self.trainees[0].adam.grad_clip.is_some() => Some("gradients are clipped".into()),
-            _ => None,
+            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Stack, reason }) => Some(reason.clone()),
+            _ => self.trainees[0].needs_alone().map(str::to_owned),
         }
     }
 
@@ -538,12 +583,20 @@ impl<D: Device> CudaEngine<D> {
         self.plan.as_ref()
     }
 
+    /// Which kernels train batches of that size on a GPU of those limits, and why.
+    fn planned(&self, batch: usize, limits: &Limits) -> Result<Plan> {
+        match &self.extras {
+            Some(extras) => Ok(Plan::stack(extras)),
+            None => Plan::new(self.model.dims, batch, self.precision, limits),
+        }
+    }
+
     /// Plans for batches of that size to be trained, of so many models at once, and has the kernels loaded.
     fn prepare_plan(&mut self, batch: usize, models: usize) -> Result<Family> {
         // Models side by side share the multiprocessors.
         let multiprocessors = (self.limits.multiprocessors / models as u32).max(1);
         let (dims, limits) = (self.model.dims, &Limits { multiprocessors, ..self.limits });
-        let mut plan = Plan::new(dims, batch, self.precision, limits)?.with_activations(self.activations);
+        let mut plan = self.planned(batch, limits)?.with_activations(self.activations);
         if let Some(division) = self.division {
             plan = plan.with_division(dims, batch, division, limits)?;
         }
@@ -578,9 +631,12 @@ impl<D: Device> CudaEngine<D> {
 
     /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
     /// batch, with the same bits.
-    fn prepare_beside(&mut self, batch: usize) -> Result<Family> {
+    fn prepare_beside(&mut self, batch: usize, has_lengths: bool) -> Result<Family> {
+        if has_lengths && self.extras.is_none() {
+            return Ok(Family::Stack);
+        }
         let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
-        let planned = Plan::new(self.model.dims, batch, self.precision, &self.limits)?.family;
+        let planned = self.planned(batch, &self.limits)?.family;
         Ok(if discriminant(&planned) == discriminant(&family) { family } else { Family::PerStep })
     }
 
@@ -655,7 +711,7 @@ impl<D: Device> CudaEngine<D> {
         let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
         Estimate::of(|estimate| {
             Training::new(estimate, self.model, trainees, batch, family, &self.limits)?;
-            Scoring::new(estimate, self.model.dims, at_once, family)
+            Scoring::new(estimate, &self.model, at_once, family)
         })
     }
 
@@ -675,8 +731,9 @@ impl<D: Device> CudaEngine<D> {
 
     /// Refuses a batch that kernels cannot count or that the device has no room for, with the largest that fits.
     fn check_room(&self, batch: usize, family: Family) -> Result<()> {
-        let Dims { t, i, h, k, .. } = self.model.dims;
-        let widest = (t * (i + 1)).max(t + 1).max(h).max(k);
+        let (Dims { t, i, k, .. }, width) = (self.model.dims, self.model.width());
+        let between = if self.model.layers > 1 { width + 1 } else { 0 };
+        let widest = (t * (i + 1).max(between)).max(t + 1).max(width).max(k);
         let room = self.room()?;
         let is_counted = |batch: usize| batch.checked_mul(widest).is_some_and(|numbers| numbers <= MOST);
         let fits = |batch: usize| -> Result<bool> {
@@ -704,11 +761,15 @@ impl<D: Device> CudaEngine<D> {
         Err(Error::usage(format!("batch size {batch}"), found, remedy))
     }
 
-    fn prepare_scoring(&mut self, batch: usize) -> Result<()> {
-        if self.scoring.as_ref().is_none_or(|scoring| scoring.scorer.capacity() < batch) {
+    fn prepare_scoring(&mut self, batch: usize, has_lengths: bool) -> Result<()> {
+        let is_larger = has_lengths || self.extras.is_some();
+        let fits = |scoring: &Scoring<D>| {
+            scoring.scorer.capacity() >= batch && matches!(scoring.family, Family::Stack) == is_larger
+        };
+        if !self.scoring.as_ref().is_some_and(fits) {
             self.scoring = None;
-            let family = self.prepare_beside(batch)?;
-            self.scoring = Some(Scoring::new(&self.device, self.model.dims, batch, family)?);
+            let family = self.prepare_beside(batch, has_lengths)?;
+            self.scoring = Some(Scoring::new(&self.device, &self.model, batch, family)?);
         }
         let is_folding = matches!(self.scoring, Some(Scoring { scorer: Scorer::Layers(_), .. }));
         if is_folding && !self.trainees[self.chosen].folded {
@@ -756,6 +817,17 @@ impl<D: Device> CudaEngine<D> {
         training.rows.upload(device, rows)?;
         training.step_sizes.upload(device, &step_sizes)?;
         training.turn.zero(device, 1)?;
+        // These are of one model: others do not train beside it.
+        let Trainee { adam, step, .. } = self.trainees[0];
+        let numbers = step + 1..step + 1 + steps as u64;
+        if let Some(kept) = &mut training.kept {
+            let of_steps: Vec<f32> = numbers.clone().map(|number| adam.kept(number) as f32).collect();
+            kept.upload(device, &of_steps)?;
+        }
+        if let (Some(keys), Some(dropout)) = (&mut training.keys, self.model.dropout) {
+            let of_steps: Vec<u32> = numbers.flat_map(|number| dropout.mask(number).key).collect();
+            keys.upload(device, &of_steps)?;
+        }
         if let (Work::Persistent(persistent), Some(sequences), false) =
             (&training.work, &self.splits[Split::Train as usize], training.packed)
         {
@@ -791,19 +863,6 @@ impl<D: Device> CudaEngine<D> {
             rows_and_turn,
             rows.len(),
         )
-    }
-}
-
-/// Refuses what the kernels cannot do.
-fn check_abilities(model: &Model, adam: &Adam, has_lengths: bool) -> Result<()> {
-    let decay = (adam.weight_decay > 0.0).then(|| "weight decay".to_owned());
-    let lengths = has_lengths.then(|| "sequences of different lengths".to_owned());
-    match model.extras().or(decay).or(lengths) {
-        Some(extras) => {
-            let found = format!("its kernels cannot do this yet: {extras}");
-            Err(Error::usage("--device cuda", found, "train it with --device cpu"))
-        }
-        None => Ok(()),
     }
 }
 
@@ -877,7 +936,7 @@ impl<D: Device> Engine for CudaEngine<D> {
             return Ok(scores);
         }
         self.load(split)?;
-        self.prepare_scoring(rows.len().min(SCORE_AT_ONCE))?;
+        self.prepare_scoring(rows.len().min(SCORE_AT_ONCE), self.data.has_lengths())?;
         let (Some(mut scoring), Some(sequences)) = (self.scoring.take(), &self.splits[split as usize]) else {
             unreachable!("prepared above")
         };
@@ -893,12 +952,11 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
-        check_abilities(&self.model, &self.trainees[self.chosen].adam, sequences.lengths().is_some())?;
         let k = self.model.dims.k;
         let mut probabilities = Vec::with_capacity(sequences.len() * k);
         for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
             let count = SCORE_AT_ONCE.min(sequences.len() - start);
-            self.prepare_scoring(count)?;
+            self.prepare_scoring(count, sequences.lengths().is_some())?;
             let Some(mut scoring) = self.scoring.take() else { unreachable!("prepared above") };
             let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;
             let rows: Vec<u32> = (0..count as u32).collect();
@@ -912,9 +970,8 @@ impl<D: Device> Engine for CudaEngine<D> {
     }
 
     fn trace(&mut self, batch: &Sequences) -> Result<Trace> {
-        check_abilities(&self.model, &self.trainees[self.chosen].adam, batch.lengths().is_some())?;
         let (Dims { t, i, h, k, .. }, n) = (self.model.dims, batch.len());
-        let family = self.prepare_beside(n)?;
+        let family = self.prepare_beside(n, batch.lengths().is_some())?;
         let device = &self.device;
         let sequences = DeviceSequences::new(device, batch)?;
         let rows: Vec<u32> = (0..n as u32).collect();
@@ -924,9 +981,15 @@ impl<D: Device> Engine for CudaEngine<D> {
         let work = Work::new(device, &self.model, (n, 1), family, &self.limits)?;
         let alone = std::slice::from_ref(&self.weights[self.chosen]);
         let (weights, in_one_launch) = (&alone[0], self.in_one_launch(family));
-        prepare_weights(device, weights, in_one_launch)?;
         let (logits, h_last, c_last) = match &work {
+            Work::Stack(stack) => {
+                let mask = self.model.dropout.map(|dropout| dropout.mask(self.trainees[self.chosen].step + 1));
+                let keys = mask.map(|mask| Buffer::from_slice(device, "dropout keys", &mask.key)).transpose()?;
+                let leave_out = LeaveOut::new(&self.model, keys.as_ref(), turn.all());
+                return stack.trace(device, weights, &sequences, (rows.all(), turn.all()), leave_out);
+            }
             Work::Layers(Pass { forward, backward }) => {
+                prepare_weights(device, weights, in_one_launch)?;
                 forward.run(device, weights, in_one_launch, &sequences, (rows.all(), turn.all()), n)?;
                 forward.score(device, Some(backward.dlogits()), n)?;
                 backward.run(device, weights, in_one_launch, forward)?;

@@ -182,7 +182,8 @@ impl<D: Device> Forward<D> {
     ) -> Result<()> {
         let Dims { t, i, h: hidden, k, .. } = self.dims;
         let x = self.x.first(t * batch * (i + 1));
-        gather(device, sequences, &Gather { rows, turn, x, labels: Some(self.labels.first(batch)), b: batch })?;
+        let labels = Some(self.labels.first(batch));
+        gather(device, sequences, &Gather { rows, turn, x, labels, lengths: None, reversed: false, b: batch })?;
         match in_one_launch {
             Some(lstm) => self.steps_in_one_launch(device, weights, lstm, batch)?,
             None => self.steps(device, weights, batch)?,
@@ -209,6 +210,7 @@ impl<D: Device> Forward<D> {
                 inputs,
                 hidden,
                 forget_bias: weights.model().forget_bias,
+                ends: None,
             };
             forward_step(device, &forward)?;
         }
@@ -263,6 +265,7 @@ impl<D: Device> Forward<D> {
             dlogits,
             batch,
             classes: self.dims.k,
+            smoothing: 0.0,
         };
         softmax_xent::softmax_xent(device, &scored)
     }

@@ -11,6 +11,8 @@ use crate::error::Result;
 pub struct DeviceSequences<D: Device> {
     values: DeviceValues<D>,
     labels: Buffer<D, u32>,
+    /// `[N]`; none where all have T steps.
+    lengths: Option<Buffer<D, u32>>,
     n: usize,
     t: usize,
     i: usize,
@@ -36,7 +38,8 @@ impl<D: Device> DeviceSequences<D> {
             Values::Mapped(_) => unreachable!("they were brought into memory"),
         };
         let labels = Buffer::from_slice(device, "labels", sequences.labels())?;
-        Ok(Self { values, labels, n: sequences.len(), t: sequences.t(), i: sequences.i() })
+        let lengths = sequences.lengths().map(|lengths| Buffer::from_slice(device, "lengths", lengths)).transpose()?;
+        Ok(Self { values, labels, lengths, n: sequences.len(), t: sequences.t(), i: sequences.i() })
     }
 
     /// What a value is multiplied by before the model sees it.
@@ -57,6 +60,11 @@ impl<D: Device> DeviceSequences<D> {
         }
     }
 
+    /// Whether sequences differ in length.
+    pub fn has_lengths(&self) -> bool {
+        self.lengths.is_some()
+    }
+
     /// Number of sequences, N.
     pub fn len(&self) -> usize {
         self.n
@@ -75,7 +83,8 @@ pub fn bytes(sequences: &Sequences) -> u64 {
         Values::F32(values) => size_of_val(values.as_slice()),
         Values::Mapped(mapped) => mapped.len() * if mapped.is_plain() { 1 } else { size_of::<f32>() },
     };
-    (values + size_of_val(sequences.labels())) as u64
+    let lengths = sequences.lengths().map_or(0, size_of_val);
+    (values + size_of_val(sequences.labels()) + lengths) as u64
 }
 
 /// Which rows of the sequences make a batch of `b`, and where they go.
@@ -88,6 +97,10 @@ pub struct Gather<'a> {
     pub x: Part<'a, f32>,
     /// `[B]`; left out where labels play no part.
     pub labels: Option<Part<'a, u32>>,
+    /// Steps of each sequence, `[B]`, written where sequences have lengths.
+    pub lengths: Option<Part<'a, u32>>,
+    /// Whether a cell reads the last step first: `x` is in its order.
+    pub reversed: bool,
     /// B
     pub b: usize,
 }
@@ -98,8 +111,8 @@ pub struct Gather<'a> {
 ///
 /// If the device fails.
 pub fn gather<D: Device>(device: &D, sequences: &DeviceSequences<D>, batch: &Gather<'_>) -> Result<()> {
-    let DeviceSequences { values, labels, n, t, i } = sequences;
-    let Gather { rows, turn, x, labels: batch_labels, b } = *batch;
+    let DeviceSequences { values, labels, lengths, n, t, i } = sequences;
+    let Gather { rows, turn, x, labels: batch_labels, lengths: batch_lengths, reversed, b } = *batch;
     let count = t * b * (i + 1);
     let (kernel, values, scale) = match values {
         DeviceValues::Bytes { bytes, scale } => ("gather_bytes", bytes.all().arg(n * t * i), *scale),
@@ -118,6 +131,9 @@ pub fn gather<D: Device>(device: &D, sequences: &DeviceSequences<D>, batch: &Gat
         int(*t),
         int(*i),
         Arg::F32(scale),
+        arg_or_null(lengths.as_ref().map(Buffer::all), *n),
+        arg_or_null(batch_lengths.filter(|_| lengths.is_some()), b),
+        int(usize::from(reversed)),
     ];
     let grid = [tiles(count, GATHER_THREADS), 1, 1];
     let launch = Launch { kernel, grid, block: [GATHER_THREADS, 1, 1], cluster: [1; 3], shared: 0, args: &args };

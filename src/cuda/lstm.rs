@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::device::{Arg, Device, Launch, Part, int, tiles};
+use super::device::{Arg, Device, Launch, Part, arg_or_null, int, tiles};
 use super::tiles::{LSTM_GROUPS, LSTM_ROWS, LSTM_UNITS};
 use crate::error::Result;
 use crate::shape::GATES;
@@ -33,12 +33,19 @@ pub struct ForwardStep<'a> {
     pub hidden: usize,
     /// Added to the forget gate before its sigmoid.
     pub forget_bias: f32,
+    /// Where sequences differ in length.
+    pub ends: Ends<'a>,
 }
+
+/// Steps of each sequence `[B]`, and this step's place in them; none where no sequence ends before it.
+pub type Ends<'a> = Option<(Part<'a, u32>, usize)>;
 
 /// One step backward.
 pub struct BackwardStep<'a> {
-    /// What comes from later.
-    pub from: From<'a>,
+    /// `da` of the step that is read after this one, `[B,G]`; none at the last one.
+    pub later: Option<Part<'a, f32>>,
+    /// Gradient by the step's hidden state as others than the next step read it, `[B,H]`; there must be one at the last step.
+    pub outside: Option<Part<'a, f32>>,
     /// Recurrent weights, `[H,G]`.
     pub w_h: Part<'a, f32>,
     /// The step's gates, `[B,G]`.
@@ -55,15 +62,13 @@ pub struct BackwardStep<'a> {
     pub batch: usize,
     /// H
     pub hidden: usize,
+    /// Where sequences differ in length.
+    pub ends: Ends<'a>,
 }
 
-/// What the gradient by a step's hidden state comes from.
-#[derive(Clone, Copy)]
-pub enum From<'a> {
-    /// The head, at the last step: the gradient itself, `[B,H]`.
-    Head(Part<'a, f32>),
-    /// The step after: its `da`, `[B,G]`.
-    Later(Part<'a, f32>),
+/// The arguments that say so.
+fn ends_args(ends: Ends<'_>, batch: usize) -> [Arg; 2] {
+    [arg_or_null(ends.map(|(lengths, _)| lengths), batch), int(ends.map_or(0, |(_, step)| step))]
 }
 
 /// Runs one step forward.
@@ -72,7 +77,8 @@ pub enum From<'a> {
 ///
 /// If the device fails.
 pub fn forward_step<D: Device>(device: &D, step: &ForwardStep<'_>) -> Result<()> {
-    let ForwardStep { x, fold, w_h, h_prev, c_prev, gates, c, h, batch, inputs, hidden, forget_bias } = *step;
+    let ForwardStep { x, fold, w_h, h_prev, c_prev, gates, c, h, batch, inputs, hidden, forget_bias, ends } = *step;
+    let [lengths, t] = ends_args(ends, batch);
     let (cells, g) = (batch * hidden, GATES * hidden);
     let args = [
         x.arg(batch * inputs),
@@ -87,6 +93,8 @@ pub fn forward_step<D: Device>(device: &D, step: &ForwardStep<'_>) -> Result<()>
         int(inputs),
         int(hidden),
         Arg::F32(forget_bias),
+        lengths,
+        t,
     ];
     launch(device, "lstm_forward_step", batch, hidden, &args)
 }
@@ -97,15 +105,13 @@ pub fn forward_step<D: Device>(device: &D, step: &ForwardStep<'_>) -> Result<()>
 ///
 /// If the device fails.
 pub fn backward_step<D: Device>(device: &D, step: &BackwardStep<'_>) -> Result<()> {
-    let BackwardStep { from, w_h, gates, c_prev, c, dc, da, batch, hidden } = *step;
+    let BackwardStep { later, outside, w_h, gates, c_prev, c, dc, da, batch, hidden, ends } = *step;
+    assert!(later.is_some() || outside.is_some(), "the last step has nothing to begin with");
+    let [lengths, t] = ends_args(ends, batch);
     let (cells, g) = (batch * hidden, GATES * hidden);
-    let (da_next, dh_last) = match from {
-        From::Head(dh_last) => (Arg::Address(0), dh_last.arg(cells)),
-        From::Later(da_next) => (da_next.arg(batch * g), Arg::Address(0)),
-    };
     let args = [
-        da_next,
-        dh_last,
+        arg_or_null(later, batch * g),
+        arg_or_null(outside, cells),
         w_h.arg(hidden * g),
         gates.arg(batch * g),
         c_prev.arg(cells),
@@ -114,6 +120,8 @@ pub fn backward_step<D: Device>(device: &D, step: &BackwardStep<'_>) -> Result<(
         da.arg(batch * g),
         int(batch),
         int(hidden),
+        lengths,
+        t,
     ];
     launch(device, "lstm_backward_step", batch, hidden, &args)
 }

@@ -15,8 +15,9 @@
 //! | [`driver`] | a real GPU behind it, through NVIDIA's driver |
 //! | `emulated` | the emulator behind it (feature `emulator`) |
 //! | [`estimate`] | how much memory something takes |
-//! | [`gather`], [`linear`], [`lstm`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
+//! | [`gather`], [`linear`], [`lstm`], [`layers`], [`softmax_xent`], [`adam`] | the launchers, one file for each file of kernels |
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
+//! | [`stack`] | the same for models beyond the tutorial's |
 //! | [`variant`], [`persistent`], [`inference`] | the persistent kernels: sizes they are compiled for, buffers and launches |
 //! | [`sequence_variant`], [`sequence`] | the sequence kernels: how they share out the work, weights and launches |
 //! | [`specialized`] | either of these units, as a device loads it |
@@ -49,6 +50,7 @@ pub mod kept_sequences;
 #[cfg(feature = "emulator")]
 pub mod kept_variants;
 pub mod kernels;
+pub mod layers;
 pub mod linear;
 pub mod lstm;
 pub mod micro;
@@ -65,6 +67,7 @@ pub mod side_by_side;
 pub mod softmax_xent;
 pub mod sources;
 pub mod specialized;
+pub mod stack;
 pub mod tiles;
 pub mod variant;
 pub mod weights;

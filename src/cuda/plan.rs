@@ -22,6 +22,8 @@ const MOST_WORDS: usize = (1 << 30) - 256;
 pub enum Family {
     /// A launch for each time step, in f32: any size, any GPU.
     PerStep,
+    /// A launch for each time step of each layer and direction, in f32: any model, sequences of any lengths.
+    Stack,
     /// All steps forward in one launch and all steps backward in another, in f32.
     Sequence(SequenceVariant),
     /// All steps in one launch, matrix products in bf16, a block for each 8 sequences.
@@ -32,7 +34,7 @@ impl Family {
     /// Kernels that must be compiled for the model, if they are of that kind.
     pub fn specialized(self) -> Option<Specialized> {
         match self {
-            Self::PerStep => None,
+            Self::PerStep | Self::Stack => None,
             Self::Sequence(variant) => Some(variant.into()),
             Self::Persistent(variant) => Some(variant.into()),
         }
@@ -79,6 +81,11 @@ impl Plan {
     /// The kernels of one launch a step, and why they were chosen.
     pub(super) fn per_step(why: String) -> Self {
         Self { family: Family::PerStep, reason: format!("one launch a step, in f32: {why}") }
+    }
+
+    /// The kernels of one launch a step for a model or data with such `extras`, which no others know.
+    pub(super) fn stack(extras: &str) -> Self {
+        Self { family: Family::Stack, reason: format!("one launch a step, in f32, as no other kernels know this: {extras}") }
     }
 
     /// The kernels in f32; `before` is said before their own reason.

@@ -22,6 +22,8 @@ pub struct SoftmaxXent<'a> {
     pub batch: usize,
     /// K
     pub classes: usize,
+    /// Share of the target that is spread over all classes.
+    pub smoothing: f32,
 }
 
 /// Computes a batch's losses, classes and gradient.
@@ -30,7 +32,7 @@ pub struct SoftmaxXent<'a> {
 ///
 /// If the device fails.
 pub fn softmax_xent<D: Device>(device: &D, batch: &SoftmaxXent<'_>) -> Result<()> {
-    let SoftmaxXent { logits, labels, loss, predicted, dlogits, batch, classes } = *batch;
+    let SoftmaxXent { logits, labels, loss, predicted, dlogits, batch, classes, smoothing } = *batch;
     let args = [
         logits.arg(batch * classes),
         labels.arg(batch),
@@ -40,6 +42,7 @@ pub fn softmax_xent<D: Device>(device: &D, batch: &SoftmaxXent<'_>) -> Result<()
         int(batch),
         int(classes),
         Arg::F32(1.0 / batch as f32),
+        Arg::F32(smoothing),
     ];
     launch_rows(device, "softmax_xent", batch, &args)
 }

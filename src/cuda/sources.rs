@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn files_stand_in_order_under_their_names() {
         let marks: Vec<_> = KERNELS.lines().filter(|line| line.starts_with("#line")).collect();
-        let files = ["common.cuh", "adam.cu", "gather.cu", "linear.cu", "lstm.cu", "softmax_xent.cu"];
+        let files = ["common.cuh", "adam.cu", "gather.cu", "layers.cu", "linear.cu", "lstm.cu", "softmax_xent.cu"];
         assert_eq!(marks, files.map(|file| format!("#line 1 \"kernels/{file}\"")));
         let first: Vec<_> = PERSISTENT.lines().filter(|line| line.starts_with("#line")).take(3).collect();
         let files = ["common.cuh", "persistent/layout.cuh", "persistent/tensor.cuh"];

@@ -52,6 +52,8 @@ const fn number(text: &[u8], equals: usize) -> u32 {
 
 /// Threads of a block of the gathering kernels.
 pub const GATHER_THREADS: u32 = constant("GATHER_THREADS");
+/// Threads of a block of the kernels between layers.
+pub const LAYERS_THREADS: u32 = constant("LAYERS_THREADS");
 /// Rows of a product that one block computes.
 pub const PRODUCT_ROWS: u32 = constant("PRODUCT_ROWS");
 /// Columns of a product that one block computes.
