@@ -74,7 +74,8 @@ softmax_xent(const float* __restrict__ logits, const u32* __restrict__ labels, f
     if (dlogits == nullptr) return;
     for (int k = lane; k < K; k += WARP) {
         const float probability = expf(of_row[k] - max) / sum;
-        dlogits[(size_t)row * K + k] = (probability - (k == label ? 1.0f - smoothing : 0.0f) - spread) * scale;
+        const float target = (k == label ? 1.0f - smoothing : 0.0f) + spread;
+        dlogits[(size_t)row * K + k] = (probability - target) * scale;
     }
 }
 

@@ -9,20 +9,25 @@ use fused_lstm::cuda::device::{Buffer, Device, Limits, Part};
 use fused_lstm::cuda::driver::Driver;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
+use fused_lstm::cuda::layers::{self, LeaveOut, Pooled, Sizes, layer_gradients, layer_inputs};
 use fused_lstm::cuda::linear::{Form, Product, Split, column_sums, product, split_product};
+use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::softmax_xent::{self, Metrics, SoftmaxXent};
 use fused_lstm::cuda::{CudaEngine, kept};
 use fused_lstm::data::{Sequences, Split as DataSplit, Values};
+use fused_lstm::dropout::Dropout;
 use fused_lstm::engine::{Engine, Model, State, StepMetrics, Trace};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::init::{self, Init};
+use fused_lstm::model::Pool;
 use fused_lstm::optimizer::{Adam, Schedule};
-use fused_lstm::reference::{self, ReferenceEngine};
+use fused_lstm::precision::Precision;
+use fused_lstm::reference::{self, ReferenceEngine, Steps};
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
 use std::sync::LazyLock;
-use support::models::{RAGGED, check, dataset, dataset_of, larger, number, start, start_of};
+use support::models::{RAGGED, check, dataset, dataset_of, larger, number, padded, sequences, start, start_of};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 mod bound {
@@ -91,6 +96,8 @@ on_devices! {
     losses_and_probabilities sums_of_a_batch updates another_state_takes_the_place_of_the_last
     scores_do_not_depend_on_what_they_are_scored_with steps_do_not_depend_on_how_many_are_asked_for
     a_single_class_leaves_nothing_to_learn larger_models larger_models_are_trained_as_by_the_reference
+    weights_decay_in_every_model lengths_that_are_all_the_longest_change_nothing
+    sequences_of_other_lengths_are_predicted_on_the_way states_between_layers gradients_between_layers pooling
 }
 
 // ---- the engine ----
@@ -147,6 +154,7 @@ fn larger_models<D: Device>(open: &dyn Fn() -> D) {
         reference.set_state(&start_of(&model)).unwrap();
         let expected = reference.trace(&data.train).unwrap();
         let mut engine = CudaEngine::new(open(), model, Adam::default(), data.clone()).unwrap();
+        poison(&mut engine, &data.train);
         engine.set_state(&start_of(&model)).unwrap();
         let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
         let name = |tensor: &str| format!("B {n} {model:?} {tensor}");
@@ -170,34 +178,120 @@ fn larger_models<D: Device>(open: &dyn Fn() -> D) {
             worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
         }
         worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+        for row in 0..n {
+            let padding = (row * model.dims.t + data.train.length(row)) * model.dims.i;
+            let padding = &dx[padding..(row + 1) * model.dims.sequence_len()];
+            assert!(padding.iter().all(|&d| d == 0.0), "{}", name("padding"));
+        }
     }
     println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
 }
 
+/// Trains, scores and predicts with parameters that are not numbers, so that all buffers hold such results.
+fn poison<D: Device>(engine: &mut CudaEngine<D>, sequences: &Sequences) {
+    let rows: Vec<u32> = (0..sequences.len() as u32).collect();
+    engine.set_state(&State::new(vec![f32::NAN; engine.model().layout().len()])).unwrap();
+    assert!(engine.train_steps(&rows, rows.len()).unwrap()[0].loss.is_nan());
+    assert!(engine.evaluate(DataSplit::Train, &rows).unwrap().loss.iter().all(|loss| loss.is_nan()));
+    assert!(engine.predict(sequences).unwrap().iter().all(|p| p.is_nan()));
+}
+
 /// Recorded iterations, with another choice of dropout, another learning rate and another decay at each step.
 fn larger_models_are_trained_as_by_the_reference<D: Device>(open: &dyn Fn() -> D) {
-    for (model, sequences) in larger().into_iter().filter(|(model, _)| model.dims.h > 1).step_by(3) {
+    let some = |(model, sequences): &(Model, Sequences)| model.dims.h > 1 && sequences.len() < 100;
+    for (model, sequences) in larger().into_iter().filter(some) {
         let n = sequences.len();
         let data = dataset_of(sequences, model.dims.k);
-        let schedule = Schedule::Cosine { warm_up: 2, steps: 8 };
-        let adam = Adam { learning_rate: 0.003, weight_decay: 0.5, schedule, ..Adam::default() };
-        let rows: Vec<u32> = (0..8 * n).map(|k| (k * 37 % n) as u32).collect();
+        let adam = decaying(6);
+        let rows: Vec<u32> = (0..6 * n).map(|k| (k * 37 % n) as u32).collect();
         let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
         reference.set_state(&start_of(&model)).unwrap();
         let expected = losses(&reference.train_steps(&rows, n).unwrap());
-        let train = |at_once: usize| {
+        // From a state, with buffers that hold results that are not numbers.
+        let train = |state: &State, rows: &[u32]| {
             let mut engine = CudaEngine::new(open(), model, adam, data.clone()).unwrap();
-            engine.set_state(&start_of(&model)).unwrap();
-            let steps: Vec<_> =
-                rows.chunks(at_once * n).flat_map(|rows| engine.train_steps(rows, n).unwrap()).collect();
-            (losses(&steps), engine.state().unwrap())
+            engine.set_state(&State::new(vec![f32::NAN; model.layout().len()])).unwrap();
+            assert!(engine.train_steps(&rows[..n], n).unwrap()[0].loss.is_nan());
+            engine.set_state(state).unwrap();
+            let losses = losses(&engine.train_steps(rows, n).unwrap());
+            (losses, engine.state().unwrap())
         };
-        let whole = train(8);
+        let whole = train(&start_of(&model), &rows);
         check(&format!("losses of {model:?}"), &whole.0, &expected, bound::LOSSES, false);
         let parameters = reference.state().unwrap().parameters;
         check(&format!("parameters of {model:?}"), &whole.1.parameters, &parameters, bound::PARAMETERS, false);
-        assert!(train(3) == whole, "steps do not depend on how many are asked for: {model:?}");
+        // Another engine goes on where the first one stopped.
+        let first = train(&start_of(&model), &rows[..2 * n]);
+        let rest = train(&first.1, &rows[2 * n..]);
+        assert!(([first.0, rest.0].concat(), rest.1) == whole, "a state is all that it goes on from: {model:?}");
     }
+}
+
+/// Everything that an optimizer may do, in a training of so many steps.
+fn decaying(steps: u64) -> Adam {
+    let schedule = Schedule::Cosine { warm_up: 2, steps };
+    Adam { learning_rate: 0.003, grad_clip: Some(0.5), weight_decay: 0.1, schedule, ..Adam::default() }
+}
+
+/// The tutorial's model keeps its kernels where weights decay.
+fn weights_decay_in_every_model<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 4, i: 3, p: 5, h: 9, k: 3 };
+    let (model, data) = (Model::new(dims), dataset(dims, 21));
+    let rows: Vec<u32> = (0..12 * 21).map(|k| k * 5 % 21).collect();
+    for adam in [decaying(12), Adam { grad_clip: None, ..decaying(12) }] {
+        let mut reference = ReferenceEngine::<f64>::new(model, adam, data.clone());
+        reference.set_state(&start(dims)).unwrap();
+        let expected = losses(&reference.train_steps(&rows, 21).unwrap());
+        let mut engine = engine(open(), model, adam, data.clone());
+        let got = losses(&engine.train_steps(&rows, 21).unwrap());
+        assert_ne!(engine.plan().unwrap().family, Family::Stack);
+        check("losses", &got, &expected, bound::LOSSES, false);
+        let (got, expected) = (engine.state().unwrap().parameters, reference.state().unwrap().parameters);
+        check("parameters", &got, &expected, bound::PARAMETERS, false);
+    }
+}
+
+/// Data without lengths are read by other kernels than data that have some; so are those that lengths do not shorten.
+fn lengths_that_are_all_the_longest_change_nothing<D: Device>(open: &dyn Fn() -> D) {
+    let larger = larger().into_iter().filter(|(model, sequences)| model.layers > 1 && sequences.lengths().is_none());
+    for (model, sequences) in larger {
+        let (n, data) = (sequences.len(), dataset_of(sequences, model.dims.k));
+        let lengths = data.train.clone().with_lengths(vec![model.dims.t as u32; n]);
+        let mut engine = CudaEngine::new(open(), model, Adam::default(), data.clone()).unwrap();
+        engine.set_state(&start_of(&model)).unwrap();
+        assert!(engine.trace(&data.train).unwrap() == engine.trace(&lengths).unwrap(), "{model:?}");
+        assert!(engine.predict(&data.train).unwrap() == engine.predict(&lengths).unwrap(), "{model:?}");
+    }
+}
+
+/// A model that was trained on sequences of one length reads others, and training goes on as if it had not.
+fn sequences_of_other_lengths_are_predicted_on_the_way<D: Device>(open: &dyn Fn() -> D) {
+    let dims = Dims { t: 5, i: 3, p: 4, h: 6, k: 3 };
+    let (model, data, shorter) = (Model::new(dims), dataset(dims, 12), padded(dims, 12));
+    let rows: Vec<u32> = (0..12).collect();
+    let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), dataset_of(shorter.clone(), dims.k));
+    reference.set_state(&start(dims)).unwrap();
+    let mut engine = engine(open(), model, Adam::default(), data.clone());
+    let whole = engine.predict(&data.train).unwrap();
+    let got = engine.predict(&shorter).unwrap();
+    check("probabilities", &got, &reference.predict(&shorter).unwrap(), bound::OUTPUT, false);
+    check(
+        "loss",
+        &engine.trace(&shorter).unwrap().loss,
+        &reference.trace(&shorter).unwrap().loss,
+        bound::OUTPUT,
+        false,
+    );
+    assert_eq!(engine.predict(&data.train).unwrap(), whole);
+    engine.train_steps(&rows, 12).unwrap();
+    let kernels = engine.plan().unwrap().clone();
+    let seen = engine.predict(&shorter).unwrap();
+    engine.train_steps(&rows, 12).unwrap();
+    assert_eq!(engine.plan(), Some(&kernels));
+    let mut undisturbed = self::engine(open(), model, Adam::default(), data);
+    undisturbed.train_steps(&[&rows[..], &rows].concat(), 12).unwrap();
+    assert_eq!(engine.state().unwrap(), undisturbed.state().unwrap());
+    assert_ne!(engine.predict(&shorter).unwrap(), seen, "an update is seen");
 }
 
 /// The fixtures of `tests/golden` that the emulator runs in reasonable time.
@@ -261,8 +355,14 @@ fn another_state_takes_the_place_of_the_last<D: Device>(open: &dyn Fn() -> D) {
 
 fn scores_do_not_depend_on_what_they_are_scored_with<D: Device>(open: &dyn Fn() -> D) {
     let dims = Dims { t: 3, i: 2, p: 3, h: 4, k: 3 };
-    let data = dataset(dims, 1500);
-    let mut engine = engine(open(), Model::new(dims), Adam::default(), data.clone());
+    let larger = Model { layers: 2, bidirectional: true, pool: Pool::Mean, ..Model::new(dims) };
+    [Model::new(dims), larger].into_iter().for_each(|model| scores_of(open, model));
+}
+
+fn scores_of<D: Device>(open: &dyn Fn() -> D, model: Model) {
+    let data = dataset(model.dims, 1500);
+    let mut engine = CudaEngine::new(open(), model, Adam::default(), data.clone()).unwrap();
+    engine.set_state(&start_of(&model)).unwrap();
     assert!(engine.evaluate(DataSplit::Validation, &[]).unwrap().loss.is_empty(), "there are none");
     let alone = engine.evaluate(DataSplit::Train, &[1203]).unwrap();
     // More than are scored at once, and fewer than the buffers have room for afterwards.
@@ -304,12 +404,11 @@ fn a_single_class_leaves_nothing_to_learn<D: Device>(open: &dyn Fn() -> D) {
 }
 
 /// Everything that can be seen of some training, under a schedule of blocks and warps.
-fn run(seed: u64, n: usize, grad_clip: Option<f32>) -> (State, Vec<f32>, Trace) {
-    let dims = Dims { t: 3, i: 5, p: 9, h: 37, k: 10 };
-    let data = dataset(dims, n);
-    let adam = Adam { grad_clip, ..Adam::default() };
+fn run(seed: u64, model: Model, sequences: Sequences, adam: Adam) -> (State, Vec<f32>, Trace) {
+    let (n, data) = (sequences.len(), dataset_of(sequences, model.dims.k));
     let device = emulated_with(Options { seed, ..Options::default() });
-    let mut engine = engine(device, Model::new(dims), adam, data.clone());
+    let mut engine = CudaEngine::new(device, model, adam, data.clone()).unwrap();
+    engine.set_state(&start_of(&model)).unwrap();
     let rows: Vec<u32> = (0..3 * n as u32).map(|k| k % n as u32).collect();
     let seen = losses(&engine.train_steps(&rows, n).unwrap());
     (engine.state().unwrap(), seen, engine.trace(&data.train).unwrap())
@@ -317,10 +416,51 @@ fn run(seed: u64, n: usize, grad_clip: Option<f32>) -> (State, Vec<f32>, Trace) 
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
-    for (n, grad_clip) in [(1, None), (35, Some(0.01))] {
-        let plain = run(0, n, grad_clip);
+    let model = Model::new(Dims { t: 3, i: 5, p: 9, h: 37, k: 10 });
+    let clipping = Adam { grad_clip: Some(0.01), ..Adam::default() };
+    let plain = [(1, Adam::default()), (35, clipping)].map(|(n, adam)| (model, sequences(model.dims, n), adam));
+    let seen = |seed, (model, sequences, adam): &(Model, Sequences, Adam)| run(seed, *model, sequences.clone(), *adam);
+    for training in plain {
+        let first = seen(0, &training);
         for seed in [1, 7, 12345] {
-            assert!(run(seed, n, grad_clip) == plain, "schedule {seed}, batch {n}");
+            assert!(seen(seed, &training) == first, "schedule {seed}, batch {}", training.1.len());
+        }
+    }
+    for (model, sequences) in larger().into_iter().filter(|(_, sequences)| sequences.len() < 50) {
+        let training = (model, sequences, decaying(3));
+        assert!(seen(7, &training) == seen(0, &training), "{model:?}");
+    }
+}
+
+/// The line that tells of the device says why; so does the plan.
+#[test]
+fn a_model_that_few_kernels_know_says_so() {
+    let dims = Dims { t: 3, i: 2, p: 3, h: 4, k: 3 };
+    let plain = Model::new(dims);
+    let whole = || sequences(dims, 6);
+    for (model, sequences, extras) in [
+        (Model { layers: 2, bidirectional: true, ..plain }, whole(), "2 layers, two directions"),
+        (
+            Model { pool: Pool::Max, label_smoothing: 0.1, ..plain },
+            whole(),
+            "the maximum over the steps, label smoothing",
+        ),
+        (
+            Model { pool: Pool::Mean, ..plain },
+            padded(dims, 6),
+            "the mean over the steps, sequences of different lengths",
+        ),
+        (plain, padded(dims, 6), "sequences of different lengths"),
+    ] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let device = Emulated::new(kept::ptx(), Options::default()).unwrap();
+            let data = dataset_of(sequences.clone(), dims.k);
+            let mut engine = CudaEngine::with_precision(device, model, Adam::default(), data, precision).unwrap();
+            engine.set_state(&start_of(&model)).unwrap();
+            engine.train_steps(&[0, 1, 2], 3).unwrap();
+            let reason = format!("one launch a step, in f32, as no other kernels know this: {extras}");
+            assert_eq!(Engine::device(&engine), format!("emulated GPU; {reason}"));
+            assert_eq!((engine.precision(), engine.alone()), (Precision::F32, Some(reason)));
         }
     }
 }
@@ -441,46 +581,58 @@ fn sums_of_columns<D: Device>(open: &dyn Fn() -> D) {
 
 fn gathering<D: Device>(open: &dyn Fn() -> D) {
     let device = &open();
-    for [n, t, i, b] in [[1, 1, 1, 1], [9, 5, 7, 4], [40, 28, 28, 13]] {
+    let sizes = [[1, 1, 1, 1], [9, 5, 7, 4], [40, 28, 28, 13]];
+    let ways = [(false, false), (false, true), (true, false), (true, true)];
+    for ([n, t, i, b], (has_lengths, reversed)) in sizes.into_iter().flat_map(|sizes| ways.map(|way| (sizes, way))) {
         let count = n * t * i;
         let labels: Vec<u32> = (0..n as u32).map(|k| k * 3).collect();
         let bytes = Values::U8 { bytes: (0..count).map(|k| (k * 37 % 256) as u8).collect(), scale: 1.0 / 255.0 };
         for values in [bytes, Values::F32(numbers(0, count))] {
-            let sequences = Sequences::new(t, i, values, labels.clone());
+            let mut sequences = Sequences::new(t, i, values, labels.clone());
+            if has_lengths {
+                sequences = sequences.with_lengths((0..n as u32).map(|k| 1 + k * 7 % t as u32).collect());
+            }
             let on_device = DeviceSequences::new(device, &sequences).unwrap();
             // Three batches, of which the last one is gathered.
             let rows: Vec<u32> = (0..3 * b).map(|k| (k * 5 % n) as u32).collect();
             let drows = Buffer::from_slice(device, "rows", &rows).unwrap();
             let turn = Buffer::from_slice(device, "turn", &[2u32]).unwrap();
             let x = output(device, t * b * (i + 1));
-            let batch_labels = Buffer::<D, u32>::new(device, "labels", b).unwrap();
+            let [batch_labels, batch_lengths] =
+                ["labels", "lengths"].map(|name| Buffer::<D, u32>::new(device, name, b).unwrap());
             let batch = Gather {
                 rows: drows.all(),
                 turn: turn.all(),
                 x: x.all(),
                 labels: Some(batch_labels.all()),
-                lengths: None,
-                reversed: false,
+                lengths: Some(batch_lengths.all()),
+                reversed,
                 b,
             };
             gather(device, &on_device, &batch).unwrap();
             let rows = &rows[2 * b..];
             let plain: Vec<f32> = reference::inputs(&sequences, rows);
-            let expected = |t_at: usize, row: usize| {
-                let step = plain[(row * t + t_at) * i..][..i].to_vec();
+            let expected = |place: usize, row: usize| {
+                let step = if reversed { t - 1 - place } else { place };
+                let step = plain[(row * t + step) * i..][..i].to_vec();
                 step.into_iter().chain([1.0])
             };
             let expected: Vec<f32> = (0..t).flat_map(|t| (0..b).flat_map(move |row| expected(t, row))).collect();
             assert_eq!(x.download(device, expected.len()).unwrap(), expected, "exact to the bit");
             let expected: Vec<u32> = rows.iter().map(|row| row * 3).collect();
             assert_eq!(batch_labels.download(device, b).unwrap(), expected);
+            if has_lengths {
+                let expected: Vec<u32> = rows.iter().map(|&row| sequences.length(row as usize) as u32).collect();
+                assert_eq!(batch_lengths.download(device, b).unwrap(), expected);
+            }
         }
     }
 }
 
 fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
     let device = &open();
-    for [batch, classes] in [[1, 1], [3, 2], [8, 10], [9, 31], [13, 32], [5, 33], [130, 100]] {
+    let sizes = [[1, 1], [3, 2], [8, 10], [9, 31], [13, 32], [5, 33], [130, 100]];
+    for ([batch, classes], smoothing) in sizes.into_iter().flat_map(|sizes| [(sizes, 0.0), (sizes, 0.2f32)]) {
         // Large ones, so that an exponential without the largest taken off would overflow; and ties.
         let logits: Vec<f32> = numbers(3, batch * classes).iter().map(|v| v * 200.0).collect();
         let labels: Vec<u32> = (0..batch).map(|row| (row * 7 % classes) as u32).collect();
@@ -497,7 +649,7 @@ fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
             dlogits: Some(dlogits.all()),
             batch,
             classes,
-            smoothing: 0.0,
+            smoothing,
         };
         softmax_xent::softmax_xent(device, &of_batch).unwrap();
         softmax_xent::softmax(device, d_logits.all(), probabilities.all(), batch, classes).unwrap();
@@ -505,12 +657,13 @@ fn losses_and_probabilities<D: Device>(open: &dyn Fn() -> D) {
         let wide: Vec<f64> = logits.iter().map(|&l| l.into()).collect();
         let rows = || wide.chunks_exact(classes).zip(&labels);
         let single = |v: f64| v as f32;
-        let expected: Vec<f32> =
-            rows().map(|(row, &label)| single(reference::softmax_xent::loss(row, label as usize, 0.0))).collect();
-        let what = format!("{batch} {classes}");
+        let expected: Vec<f32> = rows()
+            .map(|(row, &label)| single(reference::softmax_xent::loss(row, label as usize, smoothing.into())))
+            .collect();
+        let what = format!("{batch} {classes} {smoothing}");
         check(&format!("{what} loss"), &loss.download(device, batch).unwrap(), &expected, bound::KERNEL, true);
         let gradient = |(row, &label): (&[f64], &u32)| {
-            reference::softmax_xent::backward(row, label as usize, 0.0, 1.0 / batch as f64)
+            reference::softmax_xent::backward(row, label as usize, smoothing.into(), 1.0 / batch as f64)
         };
         let expected: Vec<f32> = rows().flat_map(gradient).map(single).collect();
         check(
@@ -573,11 +726,15 @@ fn sums_of_a_batch<D: Device>(open: &dyn Fn() -> D) {
 fn updates<D: Device>(open: &dyn Fn() -> D) {
     let device = &open();
     for n in [1, 255, 257, 5000] {
-        for grad_clip in [None, Some(0.5), Some(1e9)] {
-            let adam = Adam { grad_clip, ..Adam::default() };
+        for (grad_clip, weight_decay) in
+            [(None, 0.0), (Some(0.5), 0.0), (Some(1e9), 0.0), (None, 50.0), (Some(0.5), 50.0)]
+        {
+            let adam = Adam { grad_clip, weight_decay, ..Adam::default() };
             let (mut parameters, mut m, mut v) = (numbers(0, n), vec![0.0; n], vec![0.0; n]);
             let step_sizes: Vec<f32> = (1..=4).map(|t| adam.step_size(t) as f32).collect();
             let d_sizes = upload(device, &step_sizes);
+            let kept: Vec<f32> = (1..=4).map(|t| adam.kept(t) as f32).collect();
+            let d_kept = (weight_decay > 0.0).then(|| upload(device, &kept));
             let (dp, dm, dv) = (upload(device, &parameters), upload(device, &m), upload(device, &v));
             let turn = Buffer::from_slice(device, "turn", &[0u32]).unwrap();
             let (parts, factor) = (output(device, adam::norm_parts(n)), output(device, 1));
@@ -594,7 +751,7 @@ fn updates<D: Device>(open: &dyn Fn() -> D) {
                     step_sizes: d_sizes.all(),
                     turn: turn.all(),
                     clip,
-                    kept: None,
+                    kept: d_kept.as_ref().map(Buffer::all),
                     parameters: dp.all(),
                     m: dm.all(),
                     v: dv.all(),
@@ -609,9 +766,155 @@ fn updates<D: Device>(open: &dyn Fn() -> D) {
             let got = [&dp, &dm, &dv].map(|buffer| buffer.download(device, n).unwrap());
             [parameters, m, v] = wide.map(|v| v.iter().map(|&v| v as f32).collect());
             for ((name, got), expected) in ["parameters", "m", "v"].iter().zip(got).zip([parameters, m, v]) {
-                check(&format!("{name} n {n} clip {grad_clip:?}"), &got, &expected, bound::KERNEL, true);
+                check(
+                    &format!("{name} n {n} clip {grad_clip:?} decay {weight_decay}"),
+                    &got,
+                    &expected,
+                    bound::KERNEL,
+                    true,
+                );
             }
             assert_eq!(turn.download(device, 1).unwrap(), [4]);
+        }
+    }
+}
+
+/// T, B, H of layers of one direction and of two, with dropout and without.
+fn shapes() -> impl Iterator<Item = (Sizes, usize, Option<Dropout>)> {
+    let sizes = [[1, 1, 1], [3, 5, 7], [4, 1, 33], [2, 37, 16], [5, 3, 9]];
+    sizes.into_iter().flat_map(|[t, batch, hidden]| {
+        let sizes = Sizes { t, batch, hidden };
+        let ways = [(1, None), (1, Some(0.3)), (2, None), (2, Some(0.3))];
+        ways.map(|(directions, rate)| (sizes, directions, rate.map(|rate| Dropout { rate, seed: 5 })))
+    })
+}
+
+/// What dropout multiplies the output of a column by at the last of three steps, which is number 9.
+fn factor(dropout: Option<Dropout>, [layer, b, t, column]: [usize; 4]) -> f32 {
+    dropout.map_or(1.0, |dropout| dropout.mask(9).factors(layer, b, t, column / 4)[column % 4])
+}
+
+/// The keys of three steps, the last of which is number 9, and the turn of that one.
+fn keys<D: Device>(device: &D, dropout: Option<Dropout>) -> (Option<Buffer<D, u32>>, Buffer<D, u32>) {
+    let keys = dropout.map(|dropout| [7, 8, 9].map(|step| dropout.mask(step).key).concat());
+    let keys = keys.map(|keys| Buffer::from_slice(device, "keys", &keys).unwrap());
+    (keys, Buffer::from_slice(device, "turn", &[2u32]).unwrap())
+}
+
+/// Step and place in the reading order of a direction, either way round.
+fn turned(t: usize, steps: usize, reversed: bool) -> usize {
+    if reversed { steps - 1 - t } else { t }
+}
+
+fn states_between_layers<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for (sizes @ Sizes { t, batch, hidden }, directions, dropout) in shapes() {
+        let states: Vec<_> = (0..directions).map(|d| numbers(d * 999, (t + 1) * batch * hidden)).collect();
+        let on_device: Vec<_> = states.iter().map(|states| upload(device, states)).collect();
+        let (keys, turn) = keys(device, dropout);
+        let model = Model { dropout, ..Model::new(Dims { t, i: 1, p: 1, h: hidden, k: 2 }) };
+        let width = directions * hidden;
+        for reversed in [false, true] {
+            let x = output(device, t * batch * (width + 1));
+            let leave_out = LeaveOut::new(&model, keys.as_ref(), turn.all());
+            let below = (on_device[0].all(), on_device.get(1).map(Buffer::all));
+            layer_inputs(device, sizes, below, leave_out, (3, reversed), x.all()).unwrap();
+            let at = |place: usize, b: usize, column: usize| {
+                let step = turned(place, t, reversed);
+                let (d, unit) = (column / hidden, column % hidden);
+                let slot = turned(step, t, d == 1) + 1;
+                states[d][(slot * batch + b) * hidden + unit] * factor(dropout, [3, b, step, column])
+            };
+            let row = |n: usize| (0..width).map(move |column| at(n / batch, n % batch, column)).chain([1.0]);
+            let expected: Vec<f32> = (0..t * batch).flat_map(row).collect();
+            assert_eq!(x.download(device, expected.len()).unwrap(), expected, "{sizes:?} {directions} {dropout:?}");
+        }
+    }
+}
+
+fn gradients_between_layers<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    for (sizes @ Sizes { t, batch, hidden }, directions, dropout) in shapes() {
+        let width = directions * hidden;
+        let above: Vec<_> = (0..directions).map(|d| numbers(d * 999, t * batch * width)).collect();
+        let on_device: Vec<_> = above.iter().map(|dx| upload(device, dx)).collect();
+        let (keys, turn) = keys(device, dropout);
+        let model = Model { dropout, ..Model::new(Dims { t, i: 1, p: 1, h: hidden, k: 2 }) };
+        for below in 0..directions {
+            let dh = output(device, t * batch * hidden);
+            let leave_out = LeaveOut::new(&model, keys.as_ref(), turn.all());
+            let given = (on_device[0].all(), on_device.get(1).map(Buffer::all));
+            layer_gradients(device, sizes, given, leave_out, (3, below == 1), dh.all()).unwrap();
+            let at = |place: usize, b: usize, unit: usize| {
+                let (step, column) = (turned(place, t, below == 1), below * hidden + unit);
+                let of = |d: usize| above[d][(turned(step, t, d == 1) * batch + b) * width + column];
+                (0..directions).map(of).sum::<f32>() * factor(dropout, [3, b, step, column])
+            };
+            let row = |n: usize| (0..hidden).map(move |unit| at(n / batch, n % batch, unit));
+            let expected: Vec<f32> = (0..t * batch).flat_map(row).collect();
+            assert_eq!(dh.download(device, expected.len()).unwrap(), expected, "{sizes:?} {directions} {dropout:?}");
+        }
+    }
+}
+
+/// Forward and backward, with ties for the maximum and lengths.
+fn pooling<D: Device>(open: &dyn Fn() -> D) {
+    let device = &open();
+    let every = |(sizes, directions, _)| {
+        let pools = [Pool::Last, Pool::Mean, Pool::Max];
+        pools.into_iter().flat_map(move |kind| [(sizes, directions, kind, false), (sizes, directions, kind, true)])
+    };
+    let plain = shapes().filter(|(_, _, dropout)| dropout.is_none());
+    for (sizes @ Sizes { t, batch, hidden }, directions, kind, has_lengths) in plain.flat_map(every) {
+        let width = directions * hidden;
+        // At a step beyond the end a direction holds the state that it has: the one before it in its order.
+        let lengths: Vec<usize> = (0..batch).map(|b| if has_lengths { 1 + b * 7 % t } else { t }).collect();
+        let steps = Steps { t, lengths: &lengths, reversed: false };
+        let coarse = |n: usize| (number(n) * 2.0).round();
+        let outputs: Vec<f32> = (0..batch * t * width).map(coarse).collect();
+        let states: Vec<_> = (0..directions)
+            .map(|d| {
+                let mut states = vec![0.0; (t + 1) * batch * hidden];
+                for n in 0..t * batch * hidden {
+                    let (place, b, unit) = (n / (batch * hidden), n / hidden % batch, n % hidden);
+                    let step = turned(place, t, d == 1);
+                    let value = match step < lengths[b] {
+                        true => outputs[(b * t + step) * width + d * hidden + unit],
+                        false => states[n],
+                    };
+                    states[n + batch * hidden] = value;
+                }
+                upload(device, &states)
+            })
+            .collect();
+        let d_lengths: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
+        let d_lengths = Buffer::from_slice(device, "lengths", &d_lengths).unwrap();
+        let pooled = output(device, batch * width);
+        let cell = |d: usize| Pooled {
+            sizes,
+            h: states[d].all(),
+            lengths: has_lengths.then(|| d_lengths.all()),
+            pooled: pooled.all(),
+            directions,
+            reversed: d == 1,
+            kind,
+        };
+        let what = format!("{sizes:?} {directions} {kind:?} {has_lengths}");
+        (0..directions).for_each(|d| layers::pool(device, &cell(d)).unwrap());
+        let expected = reference::pool::forward(kind, &outputs, steps, directions);
+        check(&what, &pooled.download(device, batch * width).unwrap(), &expected, bound::KERNEL, true);
+        let d_pooled = numbers(77, batch * width);
+        let expected = reference::pool::backward(kind, &outputs, &d_pooled, steps, directions);
+        let d_pooled = upload(device, &d_pooled);
+        for d in 0..directions {
+            let dh = output(device, t * batch * hidden);
+            layers::unpool(device, &cell(d), d_pooled.all(), dh.all()).unwrap();
+            let at = |n: usize| {
+                let (place, b, unit) = (n / (batch * hidden), n / hidden % batch, n % hidden);
+                expected[(b * t + turned(place, t, d == 1)) * width + d * hidden + unit]
+            };
+            let expected: Vec<f32> = (0..t * batch * hidden).map(at).collect();
+            check(&what, &dh.download(device, t * batch * hidden).unwrap(), &expected, bound::KERNEL, true);
         }
     }
 }

@@ -13,8 +13,11 @@ use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::specialized::Specialized;
 use fused_lstm::cuda::{CudaEngine, find, kept, sources};
+use fused_lstm::data::Dataset;
+use fused_lstm::dropout::Dropout;
 use fused_lstm::engine::{Engine, Model};
 use fused_lstm::init::{self, Init};
+use fused_lstm::model::Pool;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::shape::Dims;
 use std::cell::RefCell;
@@ -24,6 +27,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
 use support::{Folder, Run, TRAIN, models, program, stub};
 
 /// Both names that the library is looked for under, so that no real one is found.
@@ -325,6 +329,36 @@ fn machine_code_that_is_refused_makes_place_for_the_kept_kernels() {
         "CUDA 13",
     ];
     cannot_be_used(&machine, "version=12040 cubin=209 ptx=222", &parts);
+}
+
+/// All of them are trained, scored and asked by the commands; `--precision bf16` is told why it is f32.
+#[test]
+fn larger_models_go_to_the_gpu() {
+    let machine = Machine::new();
+    let larger = "--layers 2 --bidirectional --dropout 0.2 --input-layer none --pool mean --label-smoothing 0.1";
+    let flags = format!("--device cuda {larger} --weight-decay 0.01 --schedule cosine --steps 2");
+    for precision in ["f32", "bf16"] {
+        let command = format!("{flags} --precision {precision} --save @larger-{precision} --eval-every 1 --json");
+        let run = machine.train("", &command).succeeds();
+        let told = run.event("start")["device"].as_str().unwrap().to_owned();
+        let reason = "one launch a step, in f32, as no other kernels know this: 2 layers, two directions, no input layer, \
+                      the mean over the steps, label smoothing";
+        assert!(told.ends_with(reason), "{told}");
+        machine.calls().are_closed();
+    }
+    machine.run("", "eval --model @larger-f32 --device cuda --data-dir @data --offline --progress none").succeeds();
+    machine.run("", "predict --model @larger-f32 --device cuda @data/t10k-images-idx3-ubyte --row 1").succeeds();
+    machine.train("", "--device cuda --resume @larger-f32 --steps 3 --schedule constant").succeeds();
+    let sweep =
+        format!("sweep --hidden 6 --batch-size 40 {flags} --seed 1,2 --out @sweep.json --data-dir @data --offline");
+    let run = machine.run("", &sweep).succeeds();
+    assert!(run.out.contains("one training at a time (one launch a step, in f32, as no other kernels"), "{run:#?}");
+    let run =
+        machine.train("free=1000000", "--device cuda --steps 1 --layers 3").ends_with_error(2, &["batch size 40"]);
+    assert!(run.err.contains("the largest batch that fits is "), "{run:#?}");
+    let largest = run.err.trim_end().rsplit(' ').next().unwrap();
+    machine.train("free=1000000", &format!("--device cuda --steps 1 --layers 3 --batch-size {largest}")).succeeds();
+    machine.calls().are_closed();
 }
 
 // ---- what goes wrong on the way ----
@@ -645,15 +679,28 @@ impl<D: Device> Device for Spy<D> {
     }
 }
 
-/// What a device is told by an engine that trains, scores, predicts and traces.
-fn seen<D: Device>(device: D) -> Seen {
-    let seen = Rc::<RefCell<Seen>>::default();
+/// What a device is told by engines that train, score, predict and trace: the tutorial's model, and one with everything beyond it.
+fn seen<D: Device>(open: impl Fn() -> D) -> Seen {
     let dims = Dims { t: 3, i: 5, p: 9, h: 37, k: 10 };
-    let data = models::dataset(dims, 35);
+    let plain = Model::new(dims);
+    let dropout = Some(Dropout { rate: 0.25, seed: 3 });
+    let larger = Model { layers: 2, bidirectional: true, pool: Pool::Mean, dropout, label_smoothing: 0.1, ..plain };
     let adam = Adam { grad_clip: Some(0.1), ..Adam::default() };
+    let decaying = Adam { weight_decay: 0.1, ..adam };
+    let padded = models::dataset_of(models::padded(dims, 35), dims.k);
+    let mut seen = seen_of(open(), plain, adam, models::dataset(dims, 35));
+    let of_larger = seen_of(open(), larger, decaying, padded);
+    seen.launches.extend(of_larger.launches);
+    seen.allocations.extend(of_larger.allocations);
+    seen.lines.extend(of_larger.lines);
+    seen
+}
+
+fn seen_of<D: Device>(device: D, model: Model, adam: Adam, data: Arc<Dataset>) -> Seen {
+    let seen = Rc::<RefCell<Seen>>::default();
     let spy = Spy { device, seen: seen.clone() };
-    let mut engine = CudaEngine::new(spy, Model::new(dims), adam, data.clone()).unwrap();
-    engine.set_state(&models::start(dims)).unwrap();
+    let mut engine = CudaEngine::new(spy, model, adam, data.clone()).unwrap();
+    engine.set_state(&models::start_of(&model)).unwrap();
     let rows: Vec<u32> = (0..35).collect();
     engine.train_steps(&[&rows[..33], &rows[2..]].concat(), 33).unwrap();
     engine.evaluate(fused_lstm::data::Split::Test, &rows[..17]).unwrap();
@@ -668,8 +715,8 @@ fn the_driver_is_given_what_the_emulator_runs() {
     if !Machine::is_within("the_driver_is_given_what_the_emulator_runs") {
         return;
     }
-    let emulated = seen(Emulated::new(kept::ptx(), Default::default()).unwrap());
-    let real = seen(Driver::open(0, false).unwrap());
+    let emulated = seen(|| Emulated::new(kept::ptx(), Default::default()).unwrap());
+    let real = seen(|| Driver::open(0, false).unwrap());
     assert!(real.launches.len() > 40, "{}", real.launches.len());
     assert_eq!(real.launches, emulated.launches);
     let kernels: BTreeSet<_> = real.launches.iter().map(|launch| launch.0).collect();

@@ -15,13 +15,13 @@ use fused_lstm::cuda::{CudaEngine, kept, kept_sequences, kept_variants, sources}
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::relative_max;
-use fused_lstm::optimizer::Adam;
+use fused_lstm::optimizer::{Adam, Schedule};
 use fused_lstm::precision::Precision;
 use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::sync::Arc;
-use support::models::{dataset, dataset_of, start};
+use support::models::{dataset, dataset_of, larger, start, start_of};
 use support::nvrtc;
 use support::sequence::{FORGET_BIAS, pass};
 
@@ -49,7 +49,7 @@ const fn bug(
     Bug { name, file, from, to, found_by }
 }
 
-const BUGS: [Bug; 42] = [
+const BUGS: [Bug; 69] = [
     // ---- common.cuh ----
     bug("common.cuh", "sigmoid of -x", "expf(-x)", "expf(x)", "numbers"),
     bug(
@@ -76,8 +76,78 @@ const BUGS: [Bug; 42] = [
     // ---- gather.cu ----
     bug("gather.cu", "no guard at the end", "if (n >= (size_t)T * B * J) return;", "", "out of bounds"),
     bug("gather.cu", "always the first batch", "rows[(size_t)*turn * B + b]", "rows[b]", "numbers"),
-    bug("gather.cu", "no 1 for the bias", "* scale : 1.0f", "* scale : 0.0f", "numbers"),
+    bug("gather.cu", "no 1 for the bias", "float value = 1.0f", "float value = 0.0f", "numbers"),
     bug("gather.cu", "steps a row apart", "((size_t)row * T + t) * I + i", "((size_t)row + t) * I + i", "numbers"),
+    bug("gather.cu", "padding is read", "value = over ? 0.0f : ", "value = ", "numbers"),
+    bug("gather.cu", "one order for both directions", "reversed ? T - 1 - place : place", "place", "numbers"),
+    bug(
+        "gather.cu",
+        "lengths of other rows",
+        "batch_lengths[b] = lengths[row]",
+        "batch_lengths[b] = lengths[b]",
+        "numbers",
+    ),
+    // ---- layers.cu ----
+    bug("layers.cu", "a round of Philox is missing", "round < 10", "round < 9", "numbers"),
+    bug("layers.cu", "the others are left out", "threshold ? 0.0f : scale", "threshold ? scale : 0.0f", "numbers"),
+    bug(
+        "layers.cu",
+        "always the first step's choice",
+        "value *= dropout_factor(keys + 2 * *turn",
+        "value *= dropout_factor(keys",
+        "numbers",
+    ),
+    bug("layers.cu", "no guard at the last input", "if (n >= (size_t)T * B * J) return;", "", "out of bounds"),
+    bug("layers.cu", "the second direction in its own order", "(place_of(t, T, back) + 1)", "(t + 1)", "numbers"),
+    bug("layers.cu", "states from before the step", "(place_of(t, T, back) + 1)", "place_of(t, T, back)", "numbers"),
+    bug("layers.cu", "no guard at the last gradient", "if (n >= (size_t)T * B * H) return;", "", "out of bounds"),
+    bug("layers.cu", "only one cell above", "if (dx_back != nullptr) sum +=", "if (false) sum +=", "numbers"),
+    bug(
+        "layers.cu",
+        "columns of the first direction for both",
+        "(int)(n % H) + (reversed ? H : 0)",
+        "(int)(n % H)",
+        "numbers",
+    ),
+    bug("layers.cu", "what is left out has a gradient", "if (keys != nullptr) sum *=", "if (false) sum *=", "numbers"),
+    bug(
+        "layers.cu",
+        "no guard at the last unit that is pooled",
+        "if (n >= (size_t)B * H) return;\n    const int b = (int)(n / H), unit = (int)(n % H);\n    const size_t step = (size_t)B * H;",
+        "const int b = (int)(n / H), unit = (int)(n % H);\n    const size_t step = (size_t)B * H;",
+        "out of bounds",
+    ),
+    bug("layers.cu", "the mean over the padding too", "value /= (float)length", "value /= (float)T", "numbers"),
+    bug("layers.cu", "padding is pooled", "t = 1; t < length; t++", "t = 1; t < T; t++", "numbers"),
+    bug(
+        "layers.cu",
+        "the second direction's columns over the first's",
+        "* width + first + unit] = value",
+        "* width + unit] = value",
+        "race",
+    ),
+    bug(
+        "layers.cu",
+        "the gradient goes to the padding",
+        "reversed ? 0 : length - 1",
+        "reversed ? 0 : T - 1",
+        "numbers",
+    ),
+    bug("layers.cu", "the mean's gradient is not divided", "? d / (float)length", "? d", "numbers"),
+    bug(
+        "layers.cu",
+        "the maximum's gradient at the end",
+        "== pooled[at]) chosen = t;",
+        "> pooled[at]) chosen = t;",
+        "numbers",
+    ),
+    bug(
+        "layers.cu",
+        "gradients in the order of steps",
+        "dh[(size_t)place_of(t, T, reversed) * step + n]",
+        "dh[(size_t)t * step + n]",
+        "numbers",
+    ),
     // ---- linear.cu ----
     bug(
         "linear.cu",
@@ -156,7 +226,10 @@ const BUGS: [Bug; 42] = [
         "race",
     ),
     bug("lstm.cu", "dc is read at the last step", "last ? 0.0f : dc[cell]", "dc[cell]", "uninitialised memory"),
-    bug("lstm.cu", "dc does not pass the forget gate", "dc[cell] = d_c * f;", "dc[cell] = d_c;", "numbers"),
+    bug("lstm.cu", "dc does not pass the forget gate", "0.0f : d_c * f;", "0.0f : d_c;", "numbers"),
+    bug("lstm.cu", "a sequence does not end", "h[cell] = over ? h_prev[cell] : ", "h[cell] = ", "numbers"),
+    bug("lstm.cu", "padding has a gradient", "GATE_G * H] = over ? 0.0f : d_c", "GATE_G * H] = d_c", "numbers"),
+    bug("lstm.cu", "only the last state is read by others", "d_h + dh_outside[cell]", "d_h", "numbers"),
     bug("lstm.cu", "derivative of tanh", "d_c * i * (1.0f - g * g)", "d_c * i * (1.0f - g)", "numbers"),
     bug(
         "lstm.cu",
@@ -195,7 +268,15 @@ const BUGS: [Bug; 42] = [
         "numbers",
     ),
     bug("softmax_xent.cu", "of equal logits the last", "other_best < best", "other_best > best", "numbers"),
-    bug("softmax_xent.cu", "loss of the predicted class", "max - of_row[label]", "max - of_row[best]", "numbers"),
+    bug(
+        "softmax_xent.cu",
+        "loss of the predicted class",
+        "sum) + max - of_row[label]",
+        "sum) + max - of_row[best]",
+        "numbers",
+    ),
+    bug("softmax_xent.cu", "nothing is spread over all classes", "0.0f) + spread", "0.0f)", "numbers"),
+    bug("softmax_xent.cu", "the loss is not smoothed", " + spread * below", "", "numbers"),
     bug(
         "softmax_xent.cu",
         "counts are read before the barrier",
@@ -217,6 +298,7 @@ const BUGS: [Bug; 42] = [
     bug("adam.cu", "m is not kept", "    m[at] = mean;\n", "", "numbers"),
     bug("adam.cu", "squares are added twice", "at < n; at += stride", "at < n; at += ADAM_THREADS", "numbers"),
     bug("adam.cu", "clip is read where there is none", "clip != nullptr ?", "clip == nullptr ?", "out of bounds"),
+    bug("adam.cu", "always the first step's decay", "kept[*turn]", "kept[0]", "numbers"),
     bug("adam.cu", "every second batch", "*turn += 1;", "*turn += 2;", "uninitialised memory"),
 ];
 
@@ -859,8 +941,8 @@ fn compare_traces(got: &Trace, expected: &Trace, model: Model) -> Result<(), Str
     compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
     compare("loss", &got.loss, &expected.loss, OUTPUT)?;
     let ranges = model.layout().ranges().into_vec();
-    for (tensor, range) in ["dw_in", "db_in", "dw_x", "dw_h", "db", "dw_out", "db_out"].iter().zip(ranges) {
-        compare(tensor, &got.gradient[range.clone()], &expected.gradient[range], GRADIENT)?;
+    for (tensor, range) in model.layout().names().into_vec().iter().zip(ranges) {
+        compare(&format!("d{tensor}"), &got.gradient[range.clone()], &expected.gradient[range], GRADIENT)?;
     }
     compare("dx", &got.dx, &expected.dx, GRADIENT)
 }
@@ -868,10 +950,10 @@ fn compare_traces(got: &Trace, expected: &Trace, model: Model) -> Result<(), Str
 /// Everything that an engine shows of itself.
 fn run(engine: &mut dyn Engine, data: &Dataset, batch: usize) -> Result<(Trace, Vec<f32>, State, Vec<u32>), String> {
     let told = |error: fused_lstm::Error| error.to_string();
-    let dims = engine.model().dims;
+    let start = start_of(&engine.model());
     // With all parameters zero all logits are equal, and the first class is the answer.
     let ties = engine.evaluate(Split::Train, &[0, 1, 2]).map_err(told)?.predicted;
-    engine.set_state(&start(dims)).map_err(told)?;
+    engine.set_state(&start).map_err(told)?;
     let trace = engine.trace(&data.train).map_err(told)?;
     // Other rows in each step.
     let batch = batch - batch / 4;
@@ -893,14 +975,29 @@ fn data_of(case: &Case, dims: Dims) -> Arc<Dataset> {
     dataset_of(Sequences::new(dims.t, dims.i, Values::U8 { bytes, scale: 1.0 / 255.0 }, labels), dims.k)
 }
 
+/// Models beyond the tutorial's, by their sizes of batch: one bidirectional layer with the maximum over the steps, two layers
+/// with the mean, two bidirectional layers with the last state; each on sequences of different lengths.
+const LARGER: [usize; 3] = [5, 7, 65];
+
+/// What is trained: the tutorial's model, and models beyond it.
+fn trainings() -> Vec<(Model, Adam, Arc<Dataset>)> {
+    let of_case = |case: &Case| {
+        let [_, t, i, p, h, k] = case.sizes;
+        let dims = Dims { t, i, p, h, k };
+        let adam = Adam { grad_clip: case.grad_clip, ..Adam::default() };
+        (Model { forget_bias: 0.7, ..Model::new(dims) }, adam, data_of(case, dims))
+    };
+    let schedule = Schedule::Cosine { warm_up: 2, steps: 8 };
+    let adam = Adam { learning_rate: 0.003, weight_decay: 20.0, schedule, ..Adam::default() };
+    let larger = larger().into_iter().filter(|(_, sequences)| LARGER.contains(&sequences.len()));
+    let larger = larger.map(|(model, sequences)| (model, adam, dataset_of(sequences, model.dims.k)));
+    CASES.iter().map(of_case).chain(larger).collect()
+}
+
 /// What the checks find in these kernels.
 fn findings(ptx: &str) -> Result<(), String> {
-    for case in &CASES {
-        let [batch, t, i, p, h, k] = case.sizes;
-        let dims = Dims { t, i, p, h, k };
-        let model = Model { forget_bias: 0.7, ..Model::new(dims) };
-        let adam = Adam { grad_clip: case.grad_clip, ..Adam::default() };
-        let data = data_of(case, dims);
+    for (model, adam, data) in trainings() {
+        let batch = data.train.len();
         let on = |seed| {
             let mut device = Emulated::new(ptx, Options { seed, ..Options::default() }).map_err(|e| e.to_string())?;
             // Too little shared memory for the kernels that run all steps in one launch.
@@ -952,6 +1049,11 @@ fn bugs_in_common_cuh() {
 #[test]
 fn bugs_in_gather_cu() {
     check("gather.cu");
+}
+
+#[test]
+fn bugs_in_layers_cu() {
+    check("layers.cu");
 }
 
 #[test]

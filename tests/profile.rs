@@ -9,12 +9,14 @@ use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::profile::{self, Job, Row};
 use fused_lstm::cuda::profiled::{Profiled, Timed};
 use fused_lstm::cuda::{CudaEngine, kept};
+use fused_lstm::dropout::Dropout;
 use fused_lstm::engine::{Engine, Model};
+use fused_lstm::model::Pool;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::precision::{Activations, Precision};
 use fused_lstm::shape::Dims;
 use std::time::Duration;
-use support::models::{dataset, start};
+use support::models::{dataset, dataset_of, padded, start};
 use support::run;
 
 const DIMS: Dims = Dims { t: 2, i: 3, p: 4, h: 5, k: 6 };
@@ -118,6 +120,28 @@ fn watching_changes_no_bit_and_ends() {
     profiled.predict(&dataset(DIMS, 3).train).unwrap();
     let seen = profiled.device().seen();
     assert_eq!((of(&seen, "softmax").0, of(&seen, "lstm_forward_step").0), (1, 2), "{seen:?}");
+}
+
+/// Every launch of a larger model has a cost: a training with two layers of two directions, dropout and lengths.
+#[test]
+fn a_larger_model_has_its_launches_counted() {
+    let dropout = Some(Dropout { rate: 0.5, seed: 1 });
+    let model = Model { layers: 2, bidirectional: true, pool: Pool::Max, dropout, ..MODEL };
+    let (data, device) = (dataset_of(padded(DIMS, 5), DIMS.k), Emulated::new(kept::ptx(), Default::default()).unwrap());
+    let job = Job { model, data, ..job(Precision::Bf16) };
+    let profile = profile::profile(Profiled::new(device), &job).unwrap();
+    assert_eq!(profile.precision, Precision::F32);
+    let reason = "one launch a step, in f32, as no other kernels know this: 2 layers, two directions, the maximum over \
+                  the steps, sequences of different lengths";
+    assert_eq!(profile.plan, reason);
+    let row = |kernel: &str| profile.rows.iter().find(|row| row.kernel == kernel).expect("it is launched");
+    for kernel in ["layer_inputs", "layer_gradients", "pool", "unpool"] {
+        assert_eq!(row(kernel).launches, 2, "{kernel}");
+    }
+    assert_eq!((row("lstm_forward_step").launches, row("lstm_backward_step").launches), (8, 8));
+    assert!(profile.rows.iter().all(|row| row.bytes > Some(0) && row.operations.is_some()), "{profile:?}");
+    // T 2, B 2, H 5: states of two directions in, and out with a 1 behind each of four rows; twice.
+    assert_eq!(row("layer_inputs").bytes, Some(2 * 4 * (40 + 40 + 4)));
 }
 
 fn job(precision: Precision) -> Job {

@@ -4,6 +4,8 @@
 mod support;
 
 use fused_lstm::cpu::{CpuEngine, Isa};
+use fused_lstm::cuda::emulated::Emulated;
+use fused_lstm::cuda::{CudaEngine, kept};
 use fused_lstm::data::{Sequences, Values};
 use fused_lstm::engine::{Engine, State};
 use fused_lstm::model::Model;
@@ -97,4 +99,12 @@ fn cpu_engine_with_every_kind_of_vectors() {
             Box::new(CpuEngine::with_isa(model, adam, data, 2, isa).unwrap())
         });
     }
+}
+
+#[test]
+fn cuda_engine_on_the_emulator() {
+    compare(&F32, |model, adam, batch| {
+        let device = Emulated::new(kept::ptx(), Default::default()).unwrap();
+        Box::new(CudaEngine::new(device, model, adam, dataset_of(batch.clone(), model.dims.k)).unwrap())
+    });
 }

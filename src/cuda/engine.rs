@@ -458,7 +458,8 @@ impl<D: Device> CudaEngine<D> {
         data: Arc<Dataset>,
         precision: Precision,
     ) -> Result<Self> {
-        let extras = model.extras().or(data.has_lengths().then(|| LENGTHS.to_owned()));
+        let extras = [model.extras(), data.has_lengths().then(|| LENGTHS.to_owned())];
+        let extras: Vec<_> = extras.into_iter().flatten().collect();
         let n = model.layout().len();
         if n > MOST {
             let found = format!("{n} parameters are more than the {MOST} that a GPU's kernels count");
@@ -474,7 +475,7 @@ impl<D: Device> CudaEngine<D> {
             precision,
             activations: Activations::default(),
             division: None,
-            extras,
+            extras: (!extras.is_empty()).then(|| extras.join(", ")),
             plan: None,
             loaded: Vec::new(),
             sequence: None,
@@ -547,7 +548,9 @@ impl<D: Device> CudaEngine<D> {
     /// Why a model cannot train side by side with others, where that is not for want of memory.
     pub fn alone(&self) -> Option<String> {
         match &self.plan {
-            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Stack, reason }) => Some(reason.clone()),
+            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Stack, reason }) => {
+                Some(reason.clone())
+            }
             _ => self.trainees[0].needs_alone().map(str::to_owned),
         }
     }

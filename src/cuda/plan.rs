@@ -85,7 +85,10 @@ impl Plan {
 
     /// The kernels of one launch a step for a model or data with such `extras`, which no others know.
     pub(super) fn stack(extras: &str) -> Self {
-        Self { family: Family::Stack, reason: format!("one launch a step, in f32, as no other kernels know this: {extras}") }
+        Self {
+            family: Family::Stack,
+            reason: format!("one launch a step, in f32, as no other kernels know this: {extras}"),
+        }
     }
 
     /// The kernels in f32; `before` is said before their own reason.
