@@ -434,6 +434,10 @@ impl Device for Driver {
         format!("{}, {}, {}", named(self.gpu.ordinal), self.gpu.name, self.gpu.architecture())
     }
 
+    fn kind(&self) -> String {
+        format!("{}, {}", self.gpu.name, self.gpu.architecture())
+    }
+
     fn limits(&self) -> Result<Limits> {
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = self.context.attribute(most).map_err(|e| self.failed("ask for its shared memory", e))?;
