@@ -695,7 +695,7 @@ impl<D: Device> CudaEngine<D> {
         // What was recorded and prepared is of the kernels that go.
         (self.training, self.scoring) = (None, None);
         match self.device.load(&kernels) {
-            Err(Error::Device { device, found, .. }) => return Ok(Plan::per_step(format!("{device}: {found}"))),
+            Err(Error::Device { device, found, .. }) => return Ok(plan.without_kernels(&format!("{device}: {found}"))),
             other => other?,
         }
         self.loaded.retain(|loaded| loaded.name() != kernels.name());

@@ -14,6 +14,8 @@ const OLDEST: (u32, u32) = (8, 0);
 const MOST_STEPS: usize = 1 << 15;
 /// Most blocks of a cluster where more than one is not needed: two warps of 128 hidden units to a multiprocessor.
 const MOST_CLUSTER: usize = 4;
+/// What the reason of the sequence kernels begins with.
+const ALL_STEPS_IN_F32: &str = "all steps in one launch, in f32: ";
 /// Most plans that are worth timing beside the chosen one: each has kernels of its own to be compiled, which takes seconds.
 const MOST_OTHERS: usize = 4;
 /// Numbers of 4 bytes of one buffer; each holds two of the numbers that kernels count in 31 bits.
@@ -97,11 +99,17 @@ impl Plan {
         Self { family: Family::PerStep, reason: format!("one launch a step, in f32: {why}") }
     }
 
+    /// The kernels of one launch a step where those of this plan cannot be had, and why; and what this plan says of another precision.
+    pub(super) fn without_kernels(&self, why: &str) -> Self {
+        let told = self.reason.strip_prefix(ALL_STEPS_IN_F32).and_then(|told| told.rsplit_once("; "));
+        Self::per_step(told.map_or_else(|| why.to_owned(), |(before, _)| format!("{before}; {why}")))
+    }
+
     /// The kernels in f32; `before` is said before their own reason.
     fn in_f32(dims: Dims, batch: usize, limits: &Limits, before: &str) -> Self {
         match SequenceVariant::new(dims, batch, limits) {
             Ok(variant) => {
-                let reason = format!("all steps in one launch, in f32: {before}{}", shared_out(&variant, batch));
+                let reason = format!("{ALL_STEPS_IN_F32}{before}{}", shared_out(&variant, batch));
                 Self { family: Family::Sequence(variant), reason }
             }
             Err(why) => Self::per_step(format!("{before}{why}")),
@@ -347,6 +355,19 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn where_kernels_cannot_be_had_all_reasons_are_told() {
+        let of = |precision, limits: &Limits| {
+            Plan::new(TUTORIAL, 128, precision, limits).unwrap().without_kernels("no compiler").reason
+        };
+        let old = Limits { capability: (7, 5), ..H100 };
+        let told = "bf16 needs compute capability 8.0, and this GPU has 7.5; no compiler";
+        assert_eq!(of(Precision::Bf16, &old), format!("one launch a step, in f32: {told}"));
+        for (precision, limits) in [(Precision::F32, &old), (Precision::Bf16, &H100)] {
+            assert_eq!(of(precision, limits), "one launch a step, in f32: no compiler");
         }
     }
 

@@ -290,10 +290,10 @@ mod tests {
 
     #[test]
     fn the_user_is_told_what_was_done_or_why_not() {
-        let (plans, found) = (candidates(), found(&[1.0, 0.9]));
+        let (plans, only, found) = (candidates(), found(&[1.0]), found(&[1.0, 0.9]));
         let note = |effort, found, plans: &[Plan]| Tuning::new(effort, None).note(found, plans).unwrap_or_default();
         assert_eq!(note(Effort::Always, Some(&found), &plans), "tuned: the fastest of 2 plans that were timed");
-        assert_eq!(note(Effort::Always, Some(&self::found(&[1.0])), &plans), "tuned: no other plan can be used here");
+        assert_eq!(note(Effort::Always, Some(&only), &plans), "tuned: no other plan can be used here");
         assert_eq!(note(Effort::None, None, &plans), "not tuned, as was asked for");
         assert_eq!(note(Effort::Known, None, &plans), "not tuned: plans were not timed here yet");
         assert_eq!(note(Effort::Always, None, &plans[..1]), "not tuned: there is no other plan");
