@@ -190,6 +190,13 @@ pub struct DeviceArgs {
     #[arg(long)]
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub no_cache: bool,
+    /// Do not time how to divide the work among a GPU's blocks, and do not use what was found before
+    ///
+    /// Without this flag `bench step`, `profile` and trainings of more than a minute time some ways with the same results once, on the
+    /// first use of a GPU with these sizes, which takes seconds; what was found is kept in the cache, for every command.
+    #[arg(long)]
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub no_tune: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

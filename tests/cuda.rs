@@ -58,6 +58,13 @@ fn gpu() -> Driver {
     Driver::open(0, true).expect("it could be opened before")
 }
 
+/// With too little shared memory likewise.
+fn gpu_step_by_step() -> Driver {
+    let mut device = gpu();
+    device.set_limits(Limits { shared: 0, ..device.limits().unwrap() });
+    device
+}
+
 /// Whether there is a GPU that can be used; says why not. Anything else that goes wrong is a failure.
 fn is_there() -> bool {
     // Found out once: one that can be used for some tests is there for all.
@@ -70,7 +77,7 @@ fn is_there() -> bool {
     MISSING.is_none()
 }
 
-/// Runs each check on the emulator and, if there is one, on a GPU.
+/// Runs each check on the emulator and, if there is one, on a GPU: there by the kernels that are planned, and by those of one step.
 macro_rules! on_devices {
     ($($name:ident)*) => {
         mod emulator {
@@ -85,6 +92,15 @@ macro_rules! on_devices {
             fn $name() {
                 if super::is_there() {
                     super::$name(&super::gpu);
+                }
+            })*
+        }
+
+        mod gpu_step_by_step {
+            $(#[test]
+            fn $name() {
+                if super::is_there() {
+                    super::$name(&super::gpu_step_by_step);
                 }
             })*
         }

@@ -292,13 +292,23 @@ fn machine_code_is_compiled_beside_a_driver_and_kept() {
         program.args(machine.folder.args(&format!("bench step --device cuda --seconds 0.01 --hidden 4 --json {more}")));
         let run = Run::new(program.output().unwrap()).succeeds();
         assert_eq!(run.err, "");
-        // All kernels, and those that are compiled for the model.
-        assert_eq!(machine.calls().of("cuModuleLoadData").collect::<Vec<_>>(), ["cubin", "cubin"]);
         machine.calls().are_closed();
-        support::names(&machine.folder.path("cache").join("kernels")).len()
+        let loaded = machine.calls().of("cuModuleLoadData").filter(|what| *what == "cubin").count();
+        let result: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+        let told = result["device"].as_str().unwrap().rsplit("; ").next().unwrap().to_owned();
+        (support::names(&machine.folder.path("cache").join("kernels")).len(), loaded, told)
     };
     fs::create_dir_all(machine.folder.path("cache").join("kernels")).unwrap();
-    assert_eq!([run("--no-cache"), run(""), run("")], [0, 2, 2]);
+    // All kernels, and those that are compiled for the model.
+    let not = |kept: usize| (kept, 2, "not tuned, as was asked for".to_owned());
+    assert_eq!(run("--no-cache --no-tune"), not(0));
+    assert_eq!([run("--no-tune"), run("--no-tune")], [not(2), not(2)]);
+    // Those of four other plans, which take as long on this driver, so that the first is taken and loaded again; and what was found.
+    let told = "tuned: the fastest of 5 plans that were timed";
+    assert_eq!(run(""), (7, 7, told.to_owned()));
+    // The next start knows.
+    assert_eq!(run(""), (7, 2, told.to_owned()));
+    assert_eq!(run("--no-tune"), not(7));
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn job(precision: Precision) -> Job {
 #[test]
 fn a_profile_in_bf16_is_of_the_persistent_kernels() {
     let device = Emulated::new(kept::ptx(), Default::default()).unwrap();
-    let profile = profile::profile(Profiled::new(device), &job(Precision::Bf16)).unwrap();
+    let profile = profile::profile(Profiled::new(device), &job(Precision::Bf16), None).unwrap();
     assert_eq!(profile.precision, Precision::Bf16);
     assert!(profile.plan.starts_with("all steps in one launch, in bf16: "), "{}", profile.plan);
     let mut kernels: Vec<_> = profile.rows.iter().map(|row| (row.kernel, row.launches)).collect();
@@ -171,7 +171,7 @@ fn a_profile_in_bf16_is_of_the_persistent_kernels() {
 fn a_profile_has_a_row_for_each_kernel() {
     let device = Profiled::new(emulated());
     let job = job(Precision::F32);
-    let profile = profile::profile(device, &job).unwrap();
+    let profile = profile::profile(device, &job, None).unwrap();
     assert_eq!(profile.precision, Precision::F32);
     assert!(profile.plan.starts_with("one launch a step, in f32: "), "{}", profile.plan);
     assert_eq!(profile.rows.len(), 12);

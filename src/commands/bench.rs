@@ -48,7 +48,7 @@ fn iterations(args: &BenchArgs, what: &str, trains: bool) -> Result<()> {
     let (model, data) = prepare(&args.sizes)?;
     let dims = model.dims;
     let (batch, Dims { t, i, h, .. }) = (args.sizes.batch_size, dims);
-    let mut engine = device.engine(model, Adam::default(), data.clone())?;
+    let mut engine = device.for_speed().engine(model, Adam::default(), data.clone())?;
     engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let mut order = Order::new(data.train.len(), 0);
     let mut place = 0;

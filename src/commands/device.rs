@@ -10,7 +10,11 @@ use fused_lstm::{Error, Result};
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-use fused_lstm::cuda::{CudaEngine, driver::Driver};
+use fused_lstm::cuda::{
+    CudaEngine,
+    driver::Driver,
+    tune::{Effort, Tuning},
+};
 
 /// What computes, opened before anything else is done: a GPU that is not there is told at once.
 pub enum Chosen {
@@ -20,7 +24,7 @@ pub enum Chosen {
         isa: Isa,
     },
     #[cfg(feature = "cuda")]
-    Cuda { driver: Box<Driver>, precision: Precision, activations: Activations },
+    Cuda { driver: Box<Driver>, precision: Precision, activations: Activations, tuning: Tuning },
 }
 
 impl Chosen {
@@ -45,32 +49,52 @@ impl Chosen {
         }
     }
 
+    /// The same for so many training iterations: how the work is divided may be timed before, if they take long enough.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut, unused_variables))]
+    pub fn for_iterations(mut self, count: u64) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Self::Cuda { tuning, .. } = &mut self {
+            tuning.raise(Effort::Iterations(count));
+        }
+        self
+    }
+
+    /// The same for training whose speed is the question.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut))]
+    pub fn for_speed(mut self) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Self::Cuda { tuning, .. } = &mut self {
+            tuning.raise(Effort::Always);
+        }
+        self
+    }
+
     /// The engine, holding `data`.
     pub fn engine(self, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
         Ok(match self {
             Self::Cpu { threads, isa } => Box::new(CpuEngine::with_isa(model, adam, data, threads, isa)?),
             #[cfg(feature = "cuda")]
-            Self::Cuda { driver, precision, activations } => {
+            Self::Cuda { driver, precision, activations, tuning } => {
                 let engine = CudaEngine::with_precision(*driver, model, adam, data, precision)?;
-                Box::new(engine.with_activations(activations))
+                Box::new(engine.with_activations(activations).with_tuning(tuning))
             }
         })
     }
 }
 
-/// A GPU's engine for as many of the models with these optimizers as can train at the same time.
+/// A GPU's engine for as many of the models with these optimizers as can train at the same time, so many iterations each.
 #[cfg(feature = "cuda")]
 pub fn side_by_side(
     args: &DeviceArgs,
     model: Model,
     adams: &[Adam],
     data: Arc<Dataset>,
-    batch: usize,
+    (batch, iterations): (usize, u64),
 ) -> Result<CudaEngine<Driver>> {
-    match Chosen::open(args)? {
-        Chosen::Cuda { driver, precision, activations } => {
+    match Chosen::open(args)?.for_iterations(iterations) {
+        Chosen::Cuda { driver, precision, activations, tuning } => {
             let engine = CudaEngine::with_precision(*driver, model, adams[0], data, precision)?;
-            engine.with_activations(activations).with_models(adams, batch)
+            engine.with_activations(activations).with_tuning(tuning).with_models(adams, batch)
         }
         Chosen::Cpu { .. } => Err(Error::Device {
             device: "cuda".into(),
@@ -137,6 +161,12 @@ pub fn gpu_alone(args: &DeviceArgs, does: &str, instead: &str) -> Result<usize> 
     }
 }
 
+/// What is known of the fastest ways to divide the work, and how far to go to know more; nothing where the flags say so.
+#[cfg(feature = "cuda")]
+pub fn tuning(args: &DeviceArgs, effort: Effort) -> Tuning {
+    Tuning::of_user(if args.no_tune { Effort::None } else { effort }, !args.no_cache)
+}
+
 /// The driver of that GPU, with what the user should know of it told.
 #[cfg(feature = "cuda")]
 pub fn open_gpu(ordinal: usize, args: &DeviceArgs) -> Result<Box<Driver>> {
@@ -164,7 +194,8 @@ pub fn without_cuda(ordinal: usize) -> Error {
 fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
     let precision = args.precision.into();
     gpu_precision(precision)?;
-    Ok(Chosen::Cuda { driver: open_gpu(ordinal, args)?, precision, activations: args.activations.into() })
+    let (driver, activations) = (open_gpu(ordinal, args)?, args.activations.into());
+    Ok(Chosen::Cuda { driver, precision, activations, tuning: tuning(args, Effort::Known) })
 }
 
 #[cfg(feature = "cuda")]

@@ -34,6 +34,7 @@ mod with_cuda {
     use fused_lstm::cuda::device::Device as _;
     use fused_lstm::cuda::profile::{self, Ceilings, Job, Profile, REPLAYED_AT_ONCE, Row};
     use fused_lstm::cuda::profiled::Profiled;
+    use fused_lstm::cuda::tune::Effort;
     use fused_lstm::precision::Precision;
     use serde_json::json;
     use std::time::Duration;
@@ -57,7 +58,8 @@ mod with_cuda {
         let ceilings = profile::ceilings(&*driver, copied, product)?;
         let name = driver.name();
         let job = Job { model, data, batch: args.sizes.batch_size, precision, activations, each: EACH };
-        let profile = profile::profile(Profiled::running_ahead(*driver)?, &job)?;
+        let tuning = device::tuning(&args.device, Effort::Always);
+        let profile = profile::profile(Profiled::running_ahead(*driver)?, &job, Some(tuning))?;
         if args.json { json(args, &name, &ceilings, &profile) } else { text(args, &name, &ceilings, &profile) }
     }
 

@@ -225,7 +225,8 @@ fn train_on_gpu(runs: &mut [Run], args: &SweepArgs, shared: &Shared<'_>) {
             let adams: Vec<_> = rest.iter().map(|run| run.config.adam).collect();
             let (model, batch) = size(&rest[0]);
             let (now, later);
-            match device::side_by_side(&args.device, model, &adams, shared.data.clone(), batch) {
+            let work = (batch, rest[0].plan.steps);
+            match device::side_by_side(&args.device, model, &adams, shared.data.clone(), work) {
                 Ok(mut engine) => {
                     (now, later) = rest.split_at_mut(engine.models());
                     let (count, alone) = (engine.models(), engine.alone());

@@ -80,6 +80,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
             }
         }
     };
+    let device = device.for_iterations(plan.steps.saturating_sub(state.step));
     let mut engine = device.engine(config.model, config.adam, data.clone())?;
     engine.set_state(&state)?;
     if state.step < plan.steps {

@@ -71,7 +71,8 @@ fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
     let (model, adam, data) = (fixture.model, fixture.adam, fixture.dataset());
     let on = |device| {
         let (threads, precision) = (args.threads, args.precision);
-        let device = DeviceArgs { device, threads, precision, activations: ActivationsName::Accurate, no_cache: false };
+        let activations = ActivationsName::Accurate;
+        let device = DeviceArgs { device, threads, precision, activations, no_cache: false, no_tune: false };
         Chosen::open(&device)?.engine(model, adam, data.clone())
     };
     match args.engine {

@@ -4,6 +4,8 @@
 //! machine code depends on; its content tells again what it is and its own hash, so whatever is broken, cut short or not
 //! ours is no entry, and is written anew. A file is written under another name and then renamed: whoever reads beside it
 //! finds a whole entry or none. It is not synced to the disk, for a hash tells of a crash as well as of anything else.
+//!
+//! Small texts lie beside the entries, under names of their own, for whoever can tell by their content whether they are whole.
 
 use super::nvrtc::Target;
 use crate::data::download;
@@ -19,17 +21,20 @@ use std::time::{Duration, SystemTime};
 /// The form of an entry. It stands in every key, so a program with another form finds none of these.
 const FORM: &str = "fused-lstm kernels, form 1";
 
-/// So many entries stay, the newest ones: one for each kind of GPU and release of this program, with room for trials.
-const MOST_ENTRIES: usize = 16;
+/// So many entries stay, the newest ones, and as many texts: some for each model, kind of GPU and release of this program, with room
+/// for trials.
+const MOST_ENTRIES: usize = 64;
 
 /// Nothing larger is read.
 const MOST_BYTES: u64 = 256 << 20;
+const MOST_TEXT: u64 = 1 << 20;
 
 /// A file that is being written for longer than this was left by a program that died.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 
-/// Ends of the names of an entry, and of a file that becomes one.
+/// Ends of the names of an entry, of a text, and of a file that becomes one of them.
 const ENTRY: &str = ".cubin";
+const TEXT: &str = ".json";
 const PART: &str = ".part";
 
 const REMEDY: &str = "name another folder with FUSED_LSTM_CACHE";
@@ -151,8 +156,29 @@ impl Cache {
     ///
     /// [`Error::Io`] if the folder cannot be made or written to; what was there is then still there.
     pub fn put(&self, key: &Key, entry: &Entry) -> Result<()> {
+        self.keep(&key.file_name(), &entry.to_bytes(key))
+    }
+
+    /// The text `name`, if it is there; whether it is whole is for the reader to see.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let file = File::open(self.folder.join(format!("{name}{TEXT}"))).ok()?;
+        let mut text = String::new();
+        file.take(MOST_TEXT).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// Keeps a text, in place of what may be there, and removes the oldest ones where there are many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::put`].
+    pub fn put_text(&self, name: &str, text: &str) -> Result<()> {
+        self.keep(&format!("{name}{TEXT}"), text.as_bytes())
+    }
+
+    fn keep(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.make()?;
-        self.write(key, &entry.to_bytes(key)).map_err(self.told("write into the folder"))?;
+        self.write(name, bytes).map_err(self.told("write into the folder"))?;
         self.tidy();
         Ok(())
     }
@@ -180,28 +206,32 @@ impl Cache {
         }
     }
 
-    fn write(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
-        let (part, mut file) = self.part(&key.architecture)?;
-        let written = file.write_all(bytes).and_then(|()| fs::rename(&part, self.folder.join(key.file_name())));
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (part, mut file) = self.part(name.split('-').next().unwrap_or_default())?;
+        let written = file.write_all(bytes).and_then(|()| fs::rename(&part, self.folder.join(name)));
         written.inspect_err(|_| drop(fs::remove_file(&part)))
     }
 
-    /// Removes the oldest entries beyond the most, and what programs left that died while they wrote. An entry that
+    /// Removes the oldest entries and texts beyond the most, and what programs left that died while they wrote. A file that
     /// cannot be removed does no harm.
     fn tidy(&self) {
-        let mut entries = Vec::new();
+        let (mut entries, mut texts) = (Vec::new(), Vec::new());
         for file in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let (path, changed) = (file.path(), file.metadata().and_then(|about| about.modified()));
             let Ok(changed) = changed else { continue };
             if ends_with(&path, ENTRY) {
                 entries.push((changed, path));
+            } else if ends_with(&path, TEXT) {
+                texts.push((changed, path));
             } else if ends_with(&path, PART) && is_older(changed, LEFT_OVER) {
                 let _ = fs::remove_file(path);
             }
         }
-        entries.sort();
-        let surplus = entries.len().saturating_sub(MOST_ENTRIES);
-        entries.iter().take(surplus).for_each(|(_, path)| drop(fs::remove_file(path)));
+        for mut files in [entries, texts] {
+            files.sort();
+            let surplus = files.len().saturating_sub(MOST_ENTRIES);
+            files.iter().take(surplus).for_each(|(_, path)| drop(fs::remove_file(path)));
+        }
     }
 }
 
@@ -335,6 +365,27 @@ mod tests {
         assert!(cache.get(&key("new")).is_some());
         let there = |name: &str| folder.path().join(name).exists();
         assert!(!there("sm_90-1-1.part") && there("sm_90-1-2.part") && there("somebody's.txt"));
+    }
+
+    #[test]
+    fn texts_are_kept_beside_the_entries_and_only_the_newest_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("made when needed"));
+        assert_eq!(cache.text("a"), None);
+        cache.put(&key("a"), &entry(0)).unwrap();
+        cache.put_text("a", "first").unwrap();
+        cache.put_text("a", "second").unwrap();
+        assert_eq!((cache.text("a").as_deref(), cache.text("b")), (Some("second"), None));
+        assert_eq!((cache.entries().0, files(&cache.folder).len()), (1, 2));
+        for i in 0..MOST_ENTRIES as u64 {
+            set_age(&cache.folder.join("a.json"), 2000);
+            cache.put_text(&i.to_string(), "text").unwrap();
+        }
+        assert_eq!(cache.text("a"), None, "the oldest");
+        assert_eq!(files(&cache.folder).len(), MOST_ENTRIES + 1);
+        assert_eq!(cache.get(&key("a")), Some(entry(0)), "it is of another kind");
+        fs::write(cache.folder.join("c.json"), b"\xff").unwrap();
+        assert_eq!(cache.text("c"), None, "no text");
     }
 
     #[test]

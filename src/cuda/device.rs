@@ -60,6 +60,11 @@ pub trait Device {
     /// One line for the user: what device this is.
     fn name(&self) -> String;
 
+    /// What it has in common with all devices that are as fast, by its name.
+    fn kind(&self) -> String {
+        self.name()
+    }
+
     /// Its limits.
     ///
     /// # Errors

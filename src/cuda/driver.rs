@@ -305,6 +305,8 @@ pub struct Driver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
+    /// In place of the GPU's own.
+    limits: Option<Limits>,
     use_cache: bool,
     origin: Origin,
     compiler: String,
@@ -346,7 +348,7 @@ impl Driver {
         let mut functions = HashMap::new();
         find_functions(&mut functions, &module, &sources::names(), &device)?;
         let Program { origin, compiler, notes, .. } = program;
-        Ok(Self { gpu, context, stream, functions, use_cache, origin, compiler, notes })
+        Ok(Self { gpu, context, stream, functions, limits: None, use_cache, origin, compiler, notes })
     }
 
     /// Adds kernels from elsewhere, such as a test's, which the driver translates.
@@ -357,6 +359,11 @@ impl Driver {
     pub fn add(&mut self, ptx: &str, names: &[&'static str]) -> Result<()> {
         let module = self.context.load_module(Ptx::from_src(ptx)).map_err(|e| self.failed("load kernels", e))?;
         find_functions(&mut self.functions, &module, names, &named(self.gpu.ordinal))
+    }
+
+    /// Makes the device say that it has other limits, none of them beyond its own: a plan then keeps to those.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = Some(limits);
     }
 
     /// The GPU.
@@ -434,7 +441,14 @@ impl Device for Driver {
         format!("{}, {}, {}", named(self.gpu.ordinal), self.gpu.name, self.gpu.architecture())
     }
 
+    fn kind(&self) -> String {
+        format!("{}, {}", self.gpu.name, self.gpu.architecture())
+    }
+
     fn limits(&self) -> Result<Limits> {
+        if let Some(limits) = self.limits {
+            return Ok(limits);
+        }
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = self.context.attribute(most).map_err(|e| self.failed("ask for its shared memory", e))?;
         let Gpu { capability, multiprocessors, .. } = self.gpu;

@@ -1,10 +1,11 @@
 //! The CUDA engine: drives the kernels of one device, real or emulated.
 //!
-//! The data set goes up once, as it is. Buffers of a batch are allocated once; training iterations are recorded
-//! once, several in one recording, and then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
+//! The data set goes up once, as it is. Buffers of a batch are allocated once; training iterations are recorded once, several in one
+//! recording, and then replayed: which rows make the batch and the step size of the update are read on the device, by a turn that the
 //! iteration itself counts up. Losses and counts stay there until [`Engine::train_steps`] returns.
 //!
-//! Which kernels train is planned for each size of batch ([`super::plan`]). the same family scores and predicts.
+//! Which kernels train is planned for each size of batch ([`super::plan`]), and which of those with the same bits is the fastest may
+//! be timed ([`super::tune`]). The same family scores and predicts.
 //!
 //! An engine may hold several models of the same sizes, which train side by side in the same launches
 //! ([`CudaEngine::with_models`]); whatever is asked of an [`Engine`] is then about the one that was chosen.
@@ -23,6 +24,7 @@ use super::sequence::Sequence;
 use super::softmax_xent::{Metrics, batch_metrics, softmax};
 use super::specialized::Specialized;
 use super::stack::Stack;
+use super::tune::{self, Effort, Found, Subject, Timed, Tuning};
 use super::variant::Division;
 use super::weights::Weights;
 use crate::data::{Dataset, Sequences, Split};
@@ -40,7 +42,8 @@ const STEPS_AT_ONCE: usize = 64;
 const RECORDED: [usize; 2] = [4, 16];
 /// Most launches of such a recording: it takes memory and time to make.
 const MOST_RECORDED: usize = 2048;
-/// Most sequences that are scored at a time.
+/// Most sequences that are scored at a time, unless larger batches are trained: kernels that are divided for those would leave much of
+/// the GPU idle with fewer.
 const SCORE_AT_ONCE: usize = 1024;
 /// Most numbers of the gates of the steps that are scored at a time.
 const MOST_SCORED_GATES: usize = 16 << 20;
@@ -62,6 +65,8 @@ pub struct CudaEngine<D: Device> {
     division: Option<Division>,
     /// What the kernels of the tutorial's model alone cannot do of the model and its data, in words: then [`Stack`] does it.
     extras: Option<String>,
+    /// None: the plan of the rules is taken, and not a word said about it.
+    tuning: Option<Tuning>,
     /// Of the batches that were trained last, or scored before any.
     plan: Option<Plan>,
     /// Kernels that were compiled for the model and are loaded.
@@ -265,6 +270,18 @@ impl<D: Device> Training<D> {
             packed: false,
             recordings: Vec::new(),
         })
+    }
+
+    /// Runs as many of the recorded iterations.
+    fn replay(&self, device: &D, iterations: usize) -> Result<()> {
+        let mut left = iterations;
+        for Recording { iterations, graph } in self.recordings.iter().rev() {
+            while left >= *iterations {
+                device.replay(graph)?;
+                left -= iterations;
+            }
+        }
+        Ok(())
     }
 
     /// One training iteration: everything from the batch's rows to the next turn.
@@ -476,6 +493,7 @@ impl<D: Device> CudaEngine<D> {
             activations: Activations::default(),
             division: None,
             extras: (!extras.is_empty()).then(|| extras.join(", ")),
+            tuning: None,
             plan: None,
             loaded: Vec::new(),
             sequence: None,
@@ -581,6 +599,12 @@ impl<D: Device> CudaEngine<D> {
         self
     }
 
+    /// The same with the fastest of the plans with the same bits, as far as it is known or `tuning` is to find out.
+    pub fn with_tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = Some(tuning);
+        self
+    }
+
     /// Which kernels compute, and why; none before the first batch.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
@@ -594,17 +618,129 @@ impl<D: Device> CudaEngine<D> {
         }
     }
 
-    /// Plans for batches of that size to be trained, of so many models at once, and has the kernels loaded.
-    fn prepare_plan(&mut self, batch: usize, models: usize) -> Result<Family> {
+    /// Plans with the same bits for batches of that size to be trained, of so many models at once: that of the rules first, then those
+    /// that may be faster, if that is anybody's question.
+    fn candidates(&self, batch: usize, models: usize) -> Result<Vec<Plan>> {
         // Models side by side share the multiprocessors.
         let multiprocessors = (self.limits.multiprocessors / models as u32).max(1);
         let (dims, limits) = (self.model.dims, &Limits { multiprocessors, ..self.limits });
-        let mut plan = self.planned(batch, limits)?.with_activations(self.activations);
-        if let Some(division) = self.division {
-            plan = plan.with_division(dims, batch, division, limits)?;
+        let plan = self.planned(batch, limits)?.with_activations(self.activations);
+        Ok(match (self.division, &self.tuning) {
+            (Some(division), _) => vec![plan.with_division(dims, batch, division, limits)?],
+            (None, None) => vec![plan],
+            (None, Some(_)) => plan.candidates(dims, batch, limits),
+        })
+    }
+
+    /// What is timed where the fastest of `candidates` is looked for.
+    fn subject<'a>(&self, batch: usize, models: usize, candidates: &'a [Plan]) -> Subject<'a> {
+        let (gpu, limits, dims) = (self.device.kind(), self.limits, self.model.dims);
+        let (precision, activations) = (self.precision, self.activations);
+        Subject { gpu, limits, dims, batch, models, precision, activations, candidates }
+    }
+
+    /// Plans for batches of that size to be trained, of so many models at once, and has the kernels loaded.
+    fn prepare_plan(&mut self, batch: usize, models: usize) -> Result<Family> {
+        let candidates = self.candidates(batch, models)?;
+        let (plan, note) = match &self.tuning {
+            Some(tuning) if self.division.is_none() => {
+                let found = tuning.known(&self.subject(batch, models, &candidates));
+                let plan = found.as_ref().and_then(|found| found.plan(&candidates)).unwrap_or(&candidates[0]);
+                (plan, tuning.note(found.as_ref(), &candidates))
+            }
+            _ => (&candidates[0], None),
+        };
+        let mut plan = self.load_kernels(plan.clone())?;
+        if let Some(note) = note.filter(|_| plan.family.specialized().is_some()) {
+            plan.reason += &format!("; {note}");
         }
-        let plan = self.load_kernels(plan)?;
         Ok(self.plan.insert(plan).family)
+    }
+
+    /// Finds the fastest plan for batches that are prepared to be trained, if that is wanted, not known yet and worth it, and prepares for
+    /// it. What training has changed so far is as it was.
+    fn tune(&mut self, batch: usize) -> Result<()> {
+        let Some(effort) = self.tuning.as_ref().map(Tuning::effort).filter(|_| self.division.is_none()) else {
+            return Ok(());
+        };
+        let candidates = self.candidates(batch, self.models())?;
+        let is_known = self
+            .tuning
+            .as_ref()
+            .is_some_and(|tuning| tuning.known(&self.subject(batch, self.models(), &candidates)).is_some());
+        // Where the kernels could not be had there is nothing to choose from either.
+        let is_loaded = self.plan.as_ref().is_some_and(|plan| plan.family.specialized().is_some());
+        if !effort.times() || candidates.len() == 1 || is_known || !is_loaded {
+            return Ok(());
+        }
+        let states: Vec<_> =
+            self.weights.iter().map(|weights| weights.download(&self.device, 0)).collect::<Result<_>>()?;
+        self.time_candidates(batch, effort, &candidates)?;
+        for (weights, state) in self.weights.iter_mut().zip(&states) {
+            weights.upload(&self.device, state)?;
+        }
+        self.forget_folded();
+        Ok(())
+    }
+
+    /// Times the candidates, of which the first is prepared, and prepares for the fastest; or has the plan say why not. Trains on
+    /// meanwhile.
+    fn time_candidates(&mut self, batch: usize, effort: Effort, candidates: &[Plan]) -> Result<()> {
+        if let Effort::Iterations(count) = effort
+            && let Some(why_not) = tune::too_short(count, self.time_training(batch, tune::first)?)
+        {
+            self.plan.iter_mut().for_each(|plan| plan.reason += &format!("; {why_not}"));
+            return Ok(());
+        }
+        let mut timed = Vec::new();
+        for (n, plan) in candidates.iter().enumerate() {
+            let milliseconds = match self.time_plan(batch, plan) {
+                // One that the device refuses is none; if it refuses everything from now on, the fastest will tell.
+                Err(_) if n > 0 => continue,
+                time => time?,
+            };
+            timed.push(Timed { division: plan.family.division(), milliseconds });
+        }
+        let found = Found::new(timed);
+        let subject = self.subject(batch, self.models(), candidates);
+        if let Some(tuning) = &mut self.tuning {
+            tuning.keep(&subject, &found);
+        }
+        let family = self.prepare_plan(batch, self.models())?;
+        if self.training.is_none() {
+            self.build_training(batch, family)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds of an iteration by a plan.
+    fn time_plan(&mut self, batch: usize, plan: &Plan) -> Result<f64> {
+        let Plan { family, reason } = self.load_kernels(plan.clone())?;
+        if family != plan.family {
+            return Err(Error::Failed(reason));
+        }
+        if self.training.is_none() {
+            self.build_training(batch, family)?;
+        }
+        self.time_training(batch, |time| tune::of_one(STEPS_AT_ONCE, time))
+    }
+
+    /// What `measure` makes of the milliseconds of as many iterations as it asks for, on any rows and with no steps of the parameters:
+    /// these stay what they are, and so does the work.
+    fn time_training(
+        &mut self,
+        batch: usize,
+        measure: impl FnOnce(&mut dyn FnMut(usize) -> Result<f32>) -> Result<f64>,
+    ) -> Result<f64> {
+        let results = STEPS_AT_ONCE * self.models();
+        let n = self.data.train.len();
+        let rows: Vec<u32> = (0..results * batch).map(|k| (k % n) as u32).collect();
+        self.upload_steps(&rows, &vec![0.0; results])?;
+        let (Some(training), device) = (&mut self.training, &self.device) else { unreachable!("prepared before") };
+        measure(&mut |iterations| {
+            training.turn.zero(device, 1)?;
+            device.time(&mut || training.replay(device, iterations))
+        })
     }
 
     /// The plan, with its kernels loaded; where there is nothing to compile them with, the one that needs none.
@@ -615,7 +751,7 @@ impl<D: Device> CudaEngine<D> {
         // What was recorded and prepared is of the kernels that go.
         (self.training, self.scoring) = (None, None);
         match self.device.load(&kernels) {
-            Err(Error::Device { device, found, .. }) => return Ok(Plan::per_step(format!("{device}: {found}"))),
+            Err(Error::Device { device, found, .. }) => return Ok(plan.without_kernels(&format!("{device}: {found}"))),
             other => other?,
         }
         self.loaded.retain(|loaded| loaded.name() != kernels.name());
@@ -641,6 +777,15 @@ impl<D: Device> CudaEngine<D> {
         let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
         let planned = self.planned(batch, &self.limits)?.family;
         Ok(if discriminant(&planned) == discriminant(&family) { family } else { Family::PerStep })
+    }
+
+    /// What was made of the parameters of all models is of others now.
+    fn forget_folded(&mut self) {
+        self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
+        self.forget_scored();
+        if let Some(training) = &mut self.training {
+            training.packed = false;
+        }
     }
 
     /// What scoring made of parameters is of others now.
@@ -689,6 +834,12 @@ impl<D: Device> CudaEngine<D> {
         let family = self.prepare_plan(batch, self.models())?;
         self.check_room(batch, family)?;
         self.load(Split::Train)?;
+        self.build_training(batch, family)?;
+        self.tune(batch)
+    }
+
+    /// Buffers for training by kernels that are loaded, on data that is there, and the recording of an iteration.
+    fn build_training(&mut self, batch: usize, family: Family) -> Result<()> {
         let mut training = Training::new(&self.device, self.model, &self.trainees, batch, family, &self.limits)?;
         let Some(sequences) = &self.splits[Split::Train as usize] else { unreachable!("loaded above") };
         let (device, weights, adam) = (&self.device, &self.weights, &self.trainees[0].adam);
@@ -711,7 +862,7 @@ impl<D: Device> CudaEngine<D> {
     /// Bytes on the device that training these models with such batches takes, and scoring on the way and at the end; parameters and
     /// data are not counted.
     fn training_bytes(&self, trainees: &[Trainee], batch: usize, family: Family) -> Result<u64> {
-        let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE);
+        let at_once = self.data.validation.len().max(self.data.test.len()).max(batch).min(SCORE_AT_ONCE.max(batch));
         Estimate::of(|estimate| {
             Training::new(estimate, self.model, trainees, batch, family, &self.limits)?;
             Scoring::new(estimate, &self.model, at_once, family)
@@ -816,13 +967,27 @@ impl<D: Device> CudaEngine<D> {
         let steps = results / self.models();
         let sizes_of = |n| self.trainees.iter().map(move |one| one.adam.step_size(one.step + 1 + n) as f32);
         let step_sizes: Vec<f32> = (0..steps as u64).flat_map(sizes_of).collect();
+        self.upload_steps(rows, &step_sizes)?;
+        let (Some(training), device) = (&self.training, &self.device) else { unreachable!("prepared before") };
+        training.replay(device, steps)?;
+        let loss = training.mean_loss.download(device, results)?;
+        let correct = training.correct.download(device, results)?;
+        self.trainees
+            .iter_mut()
+            .for_each(|trainee| (trainee.step, trainee.folded) = (trainee.step + steps as u64, false));
+        self.forget_scored();
+        Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
+    }
+
+    /// Makes the device ready for steps on `rows` `[S,M,B]` of these sizes `[S,M]`.
+    fn upload_steps(&mut self, rows: &[u32], step_sizes: &[f32]) -> Result<()> {
         let (Some(training), device) = (&mut self.training, &self.device) else { unreachable!("prepared before") };
         training.rows.upload(device, rows)?;
-        training.step_sizes.upload(device, &step_sizes)?;
+        training.step_sizes.upload(device, step_sizes)?;
         training.turn.zero(device, 1)?;
         // These are of one model: others do not train beside it.
         let Trainee { adam, step, .. } = self.trainees[0];
-        let numbers = step + 1..step + 1 + steps as u64;
+        let numbers = step + 1..step + 1 + (step_sizes.len() / self.trainees.len()) as u64;
         if let Some(kept) = &mut training.kept {
             let of_steps: Vec<f32> = numbers.clone().map(|number| adam.kept(number) as f32).collect();
             kept.upload(device, &of_steps)?;
@@ -837,20 +1002,12 @@ impl<D: Device> CudaEngine<D> {
             persistent.pack(device, &self.weights, sequences)?;
             training.packed = true;
         }
-        let mut left = steps;
-        for Recording { iterations, graph } in training.recordings.iter().rev() {
-            while left >= *iterations {
-                device.replay(graph)?;
-                left -= iterations;
-            }
-        }
-        let loss = training.mean_loss.download(device, results)?;
-        let correct = training.correct.download(device, results)?;
-        self.trainees
-            .iter_mut()
-            .for_each(|trainee| (trainee.step, trainee.folded) = (trainee.step + steps as u64, false));
-        self.forget_scored();
-        Ok(loss.into_iter().zip(correct).map(|(loss, correct)| StepMetrics { loss, correct }).collect())
+        Ok(())
+    }
+
+    /// Most sequences that are scored at a time.
+    fn scored_at_once(&self) -> usize {
+        SCORE_AT_ONCE.max(self.training.as_ref().map_or(0, |training| training.batch))
     }
 
     /// Runs `rows` of `sequences` forward.
@@ -939,11 +1096,12 @@ impl<D: Device> Engine for CudaEngine<D> {
             return Ok(scores);
         }
         self.load(split)?;
-        self.prepare_scoring(rows.len().min(SCORE_AT_ONCE), self.data.has_lengths())?;
+        let at_once = self.scored_at_once();
+        self.prepare_scoring(rows.len().min(at_once), self.data.has_lengths())?;
         let (Some(mut scoring), Some(sequences)) = (self.scoring.take(), &self.splits[split as usize]) else {
             unreachable!("prepared above")
         };
-        for rows in rows.chunks(SCORE_AT_ONCE) {
+        for rows in rows.chunks(at_once) {
             self.forward(sequences, &mut scoring, rows)?;
             scoring.scorer.score(&self.device, rows.len())?;
             let (loss, predicted) = scoring.scorer.scores();
@@ -957,8 +1115,9 @@ impl<D: Device> Engine for CudaEngine<D> {
     fn predict(&mut self, sequences: &Sequences) -> Result<Vec<f32>> {
         let k = self.model.dims.k;
         let mut probabilities = Vec::with_capacity(sequences.len() * k);
-        for start in (0..sequences.len()).step_by(SCORE_AT_ONCE) {
-            let count = SCORE_AT_ONCE.min(sequences.len() - start);
+        let at_once = self.scored_at_once();
+        for start in (0..sequences.len()).step_by(at_once) {
+            let count = at_once.min(sequences.len() - start);
             self.prepare_scoring(count, sequences.lengths().is_some())?;
             let Some(mut scoring) = self.scoring.take() else { unreachable!("prepared above") };
             let some = DeviceSequences::new(&self.device, &sequences.slice(start, start + count))?;

@@ -16,12 +16,14 @@ const PACKED: &[u8] = include_bytes!("../../kernels/sequence/kept.ptx.gz");
 
 /// Sizes of the variants that are kept: units, cluster, lanes, rows that train and that score, places forward, backward and
 /// where scores are wanted in shared memory.
-const SIZES: [[usize; 8]; 9] = [
+const SIZES: [[usize; 8]; 10] = [
     // As they are chosen for small models and batches.
     [16, 1, 4, 1, 4, 0, 0, 0],
     [32, 1, 4, 1, 4, 0, 0, 0],
     [48, 1, 4, 1, 4, 0, 0, 0],
     [64, 1, 4, 1, 4, 0, 0, 0],
+    // The same as one of those, with other rows.
+    [16, 1, 4, 2, 4, 0, 0, 0],
     // Of everything something else.
     [32, 1, 2, 2, 4, 5, 3, 10],
     [48, 1, 4, 4, 2, 7, 2, 3],

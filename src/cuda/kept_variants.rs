@@ -32,8 +32,9 @@ const fn divided(tiles: usize, cluster: usize, variant: Variant) -> Variant {
 }
 
 /// All variants that are kept: sizes of each kind in one block, and each way of dividing the work at one small size.
-pub const VARIANTS: [Variant; 10] = [
+pub const VARIANTS: [Variant; 11] = [
     plain(16, 16),
+    divided(2, 1, plain(16, 16)),
     plain(32, 32),
     plain(48, 48),
     plain(64, 32),

@@ -22,6 +22,7 @@
 //! | [`sequence_variant`], [`sequence`] | the sequence kernels: how they share out the work, weights and launches |
 //! | [`specialized`] | either of these units, as a device loads it |
 //! | [`plan`] | which kernels train a model, and why |
+//! | [`tune`] | which of the plans with the same bits is the fastest: timed once, then kept |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
 //! | [`cost`] | bytes and operations of a launch, out of its arguments |
@@ -69,6 +70,7 @@ pub mod sources;
 pub mod specialized;
 pub mod stack;
 pub mod tiles;
+pub mod tune;
 pub mod variant;
 pub mod weights;
 

@@ -14,6 +14,10 @@ const OLDEST: (u32, u32) = (8, 0);
 const MOST_STEPS: usize = 1 << 15;
 /// Most blocks of a cluster where more than one is not needed: two warps of 128 hidden units to a multiprocessor.
 const MOST_CLUSTER: usize = 4;
+/// What the reason of the sequence kernels begins with.
+const ALL_STEPS_IN_F32: &str = "all steps in one launch, in f32: ";
+/// Most plans that are worth timing beside the chosen one: each has kernels of its own to be compiled, which takes seconds.
+const MOST_OTHERS: usize = 4;
 /// Numbers of 4 bytes of one buffer; each holds two of the numbers that kernels count in 31 bits.
 const MOST_WORDS: usize = (1 << 30) - 256;
 
@@ -37,6 +41,20 @@ impl Family {
             Self::PerStep | Self::Stack => None,
             Self::Sequence(variant) => Some(variant.into()),
             Self::Persistent(variant) => Some(variant.into()),
+        }
+    }
+
+    /// How the work is divided among blocks, in a word for files and users: kernels of one kind for one model that divide it alike
+    /// are the same. Empty where there is but one way.
+    pub fn division(self) -> String {
+        match self {
+            Self::PerStep | Self::Stack => String::new(),
+            Self::Sequence(SequenceVariant { rows, lanes, cluster, .. }) => {
+                format!("rows {rows}, lanes {lanes}, cluster {cluster}")
+            }
+            Self::Persistent(Variant { division: Division { tiles, cluster }, .. }) => {
+                format!("tiles {tiles}, cluster {cluster}")
+            }
         }
     }
 }
@@ -91,22 +109,17 @@ impl Plan {
         }
     }
 
+    /// The kernels of one launch a step where those of this plan cannot be had, and why; and what this plan says of another precision.
+    pub(super) fn without_kernels(&self, why: &str) -> Self {
+        let told = self.reason.strip_prefix(ALL_STEPS_IN_F32).and_then(|told| told.rsplit_once("; "));
+        Self::per_step(told.map_or_else(|| why.to_owned(), |(before, _)| format!("{before}; {why}")))
+    }
+
     /// The kernels in f32; `before` is said before their own reason.
     fn in_f32(dims: Dims, batch: usize, limits: &Limits, before: &str) -> Self {
         match SequenceVariant::new(dims, batch, limits) {
             Ok(variant) => {
-                let SequenceVariant { rows, cluster, .. } = variant;
-                let (tiles, threads) = (batch.div_ceil(rows), variant.threads());
-                let of = match cluster {
-                    1 => String::new(),
-                    _ if tiles == 1 => format!(" cluster of {cluster}"),
-                    _ => format!(" clusters of {cluster}"),
-                };
-                let blocks = if tiles * cluster == 1 { "block" } else { "blocks" };
-                let rows = if rows == 1 { "1 sequence".into() } else { format!("{rows} sequences") };
-                let reason = format!(
-                    "all steps in one launch, in f32: {before}{rows} to each of {tiles}{of} {blocks} of {threads} threads"
-                );
+                let reason = format!("{ALL_STEPS_IN_F32}{before}{}", shared_out(&variant, batch));
                 Self { family: Family::Sequence(variant), reason }
             }
             Err(why) => Self::per_step(format!("{before}{why}")),
@@ -203,6 +216,47 @@ impl Plan {
         let same = fitting.map(|variant| Variant { activations: chosen.activations, ..variant });
         same.filter(|variant| variant.has_bits_of(&chosen)).collect()
     }
+
+    /// This plan and those few others with the same bits that are worth timing beside it: of the persistent kernels the divisions of
+    /// half or twice the tiles or the cluster; of the sequence kernels those that are predicted to be the next best.
+    pub fn candidates(&self, dims: Dims, batch: usize, limits: &Limits) -> Vec<Self> {
+        let others: Vec<Self> = match self.family {
+            Family::PerStep | Family::Stack => Vec::new(),
+            Family::Sequence(chosen) => {
+                let why = self.reason.strip_suffix(&shared_out(&chosen, batch)).unwrap_or_default();
+                let plan = |variant| Self {
+                    family: Family::Sequence(variant),
+                    reason: format!("{why}{}", shared_out(&variant, batch)),
+                };
+                let all = SequenceVariant::all(dims, batch, limits).into_iter();
+                all.filter(|variant| *variant != chosen).map(plan).collect()
+            }
+            Family::Persistent(chosen) => {
+                let steps = |a: usize, b: usize| a.ilog2().abs_diff(b.ilog2());
+                let is_next = |other: &Variant| {
+                    let (a, b) = (chosen.division, other.division);
+                    steps(a.tiles, b.tiles) + steps(a.cluster, b.cluster) == 1
+                };
+                let next = self.alternatives(dims, batch, limits).into_iter().filter(is_next);
+                next.map(|variant| Self::of(variant, batch)).collect()
+            }
+        };
+        std::iter::once(self.clone()).chain(others.into_iter().take(MOST_OTHERS)).collect()
+    }
+}
+
+/// How the sequence kernels share out a batch, for the user.
+fn shared_out(variant: &SequenceVariant, batch: usize) -> String {
+    let SequenceVariant { rows, cluster, .. } = *variant;
+    let (tiles, threads) = (batch.div_ceil(rows), variant.threads());
+    let of = match cluster {
+        1 => String::new(),
+        _ if tiles == 1 => format!(" cluster of {cluster}"),
+        _ => format!(" clusters of {cluster}"),
+    };
+    let blocks = if tiles * cluster == 1 { "block" } else { "blocks" };
+    let rows = if rows == 1 { "1 sequence".into() } else { format!("{rows} sequences") };
+    format!("{rows} to each of {tiles}{of} {blocks} of {threads} threads")
 }
 
 #[cfg(test)]
@@ -312,6 +366,55 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_kernels_cannot_be_had_all_reasons_are_told() {
+        let of = |precision, limits: &Limits| {
+            Plan::new(TUTORIAL, 128, precision, limits).unwrap().without_kernels("no compiler").reason
+        };
+        let old = Limits { capability: (7, 5), ..H100 };
+        let told = "bf16 needs compute capability 8.0, and this GPU has 7.5; no compiler";
+        assert_eq!(of(Precision::Bf16, &old), format!("one launch a step, in f32: {told}"));
+        for (precision, limits) in [(Precision::F32, &old), (Precision::Bf16, &H100)] {
+            assert_eq!(of(precision, limits), "one launch a step, in f32: no compiler");
+        }
+    }
+
+    #[test]
+    fn few_candidates_with_the_same_bits_are_timed_the_chosen_one_first() {
+        let divisions = |gpu: &str, batch, h, precision| {
+            let (dims, limits) = (Dims { h, ..TUTORIAL }, limits_of(gpu));
+            let plan = Plan::new(dims, batch, precision, &limits).unwrap().with_activations(Activations::Fast);
+            let candidates = plan.candidates(dims, batch, &limits);
+            assert_eq!(candidates[0], plan);
+            for Plan { family, reason } in &candidates {
+                assert_eq!(
+                    Plan::new(dims, batch, precision, &limits).unwrap().family.division(),
+                    plan.family.division()
+                );
+                match (family, plan.family) {
+                    (Family::Persistent(one), Family::Persistent(chosen)) => assert!(one.has_bits_of(&chosen)),
+                    (Family::Sequence(_), Family::Sequence(_)) | (Family::PerStep, Family::PerStep) => {}
+                    other => panic!("{other:?}"),
+                }
+                let alike = candidates.iter().filter(|other| other.reason == *reason).count();
+                assert!(alike == 1 || matches!(family, Family::Sequence(_)), "{reason}");
+            }
+            candidates.iter().map(|plan| plan.family.division()).collect::<Vec<_>>()
+        };
+        let bf16 = |gpu, batch, h| divisions(gpu, batch, h, Precision::Bf16);
+        let expected = ["tiles 1, cluster 4", "tiles 1, cluster 2", "tiles 1, cluster 8", "tiles 2, cluster 4"];
+        assert_eq!(bf16("H200", 128, 128), expected);
+        assert_eq!(bf16("RTX 4090", 128, 128), ["tiles 1, cluster 1", "tiles 2, cluster 1"]);
+        assert_eq!(bf16("RTX 4090", 8, 128), ["tiles 1, cluster 1"], "no more tiles than there are");
+        let f32 = divisions("H200", 128, 128, Precision::F32);
+        assert_eq!((f32.len(), &f32[0][..]), (5, "rows 1, lanes 2, cluster 1"));
+        assert_eq!(divisions("H200", 128, 1024, Precision::F32), [""], "a launch for each step is but one way");
+        // Why it is f32 is told of each.
+        let (dims, limits) = (Dims { t: 40_000, h: 64, ..TUTORIAL }, H100);
+        let plans = Plan::new(dims, 128, Precision::Bf16, &limits).unwrap().candidates(dims, 128, &limits);
+        assert!(plans.len() == 5 && plans.iter().all(|plan| plan.reason.contains(": 40000 steps are more than")));
     }
 
     #[test]

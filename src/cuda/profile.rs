@@ -5,6 +5,7 @@ use super::cost::Cost;
 use super::device::{Buffer, Device};
 use super::linear::{Form, Product, product, sum_parts};
 use super::profiled::{Profiled, Timed};
+use super::tune::Tuning;
 use crate::data::Dataset;
 use crate::engine::{Engine, Model, State};
 use crate::error::Result;
@@ -84,15 +85,18 @@ pub struct Profile {
     pub iterations: usize,
 }
 
-/// Measures training iterations on `device`.
+/// Measures training iterations on `device`, of the fastest plan as far as `tuning` goes, else of the one of the rules.
 ///
 /// # Errors
 ///
 /// If the device fails or has no room for the model.
-pub fn profile<D: Device>(device: Profiled<D>, job: &Job) -> Result<Profile> {
+pub fn profile<D: Device>(device: Profiled<D>, job: &Job, tuning: Option<Tuning>) -> Result<Profile> {
     let Job { model, batch, each, precision, activations, .. } = *job;
     let engine = CudaEngine::with_precision(device, model, Adam::default(), job.data.clone(), precision)?;
     let mut engine = engine.with_activations(activations);
+    if let Some(tuning) = tuning {
+        engine = engine.with_tuning(tuning);
+    }
     engine.set_state(&State::new(init::parameters(&model, Init::Tutorial, 0)))?;
     let sequences = job.data.train.len();
     let rows: Vec<u32> = (0..REPLAYED_AT_ONCE * batch).map(|n| (n % sequences) as u32).collect();

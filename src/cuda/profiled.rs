@@ -146,6 +146,10 @@ impl<D: Device> Device for Profiled<D> {
         self.device.name()
     }
 
+    fn kind(&self) -> String {
+        self.device.kind()
+    }
+
     fn limits(&self) -> Result<Limits> {
         self.device.limits()
     }

@@ -73,20 +73,26 @@ impl SequenceVariant {
         if batch.div_ceil(ROWS[0]) > MOST_TILES * ROWS[ROWS.len() - 1] {
             return Err(format!("a batch of {batch} sequences is more than the kernels of all steps count"));
         }
-        let clusters: &[usize] = if limits.capability >= (9, 0) { &[1, 2, 4, 8] } else { &[1] };
-        let of = |&cluster: &usize| {
-            [4, 2].into_iter().flat_map(move |lanes| ROWS.map(|rows| Self::with(dims.h, cluster, lanes, rows, limits)))
-        };
-        let fitting =
-            clusters.iter().flat_map(of).flatten().filter(|variant| batch.div_ceil(variant.rows) <= MOST_TILES);
-        let cycles = |variant: &Self| variant.cycles(dims.t, batch, limits);
-        let best = fitting.min_by_key(cycles).ok_or_else(|| {
+        let best = Self::all(dims, batch, limits).into_iter().next().ok_or_else(|| {
             format!("the recurrent weights of {} hidden units and their sums do not fit on a multiprocessor", dims.h)
         })?;
         if best.cycles(dims.t, batch, limits) > per_step_cycles(dims, batch, limits) {
             return Err("that is predicted to be faster for these sizes".into());
         }
         Ok(best)
+    }
+
+    /// All ways that fit a model, a size of batch and a GPU, those first that are predicted to take the fewest cycles. They give the
+    /// same bits.
+    pub fn all(dims: Dims, batch: usize, limits: &Limits) -> Vec<Self> {
+        let clusters: &[usize] = if limits.capability >= (9, 0) { &[1, 2, 4, 8] } else { &[1] };
+        let of = |&cluster: &usize| {
+            [4, 2].into_iter().flat_map(move |lanes| ROWS.map(|rows| Self::with(dims.h, cluster, lanes, rows, limits)))
+        };
+        let fitting = clusters.iter().flat_map(of).flatten();
+        let mut all: Vec<_> = fitting.filter(|variant| batch.div_ceil(variant.rows) <= MOST_TILES).collect();
+        all.sort_by_key(|variant| variant.cycles(dims.t, batch, limits));
+        all
     }
 
     /// One way to share out the work, if it fits.

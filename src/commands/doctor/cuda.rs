@@ -7,6 +7,7 @@ use fused_lstm::cuda::driver::{self, Driver, Gpu};
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::plan::{Family, Plan};
 use fused_lstm::cuda::program::Origin;
+use fused_lstm::cuda::tune::{Effort, Tuning};
 use fused_lstm::cuda::{CudaEngine, find, kept};
 use fused_lstm::engine::Model;
 use fused_lstm::precision::Precision;
@@ -181,7 +182,8 @@ fn chosen(name: String, device: Result<Driver>) -> Check {
     let plan = || {
         let (_, adam, data) = self_test::tiny();
         let model = Model::new(TUTORIAL);
-        let mut engine = CudaEngine::with_precision(device?, model, adam, data, Precision::Bf16)?;
+        let engine = CudaEngine::with_precision(device?, model, adam, data, Precision::Bf16)?;
+        let mut engine = engine.with_tuning(Tuning::of_user(Effort::Known, true));
         engine.choose_kernels(BATCH).cloned()
     };
     match plan() {
