@@ -19,7 +19,8 @@
 //! | [`weights`], [`forward`], [`backward`] | buffers, and the launches of a batch |
 //! | [`variant`], [`persistent`], [`inference`] | the persistent kernels: sizes they are compiled for, buffers and launches |
 //! | [`sequence_variant`], [`sequence`] | the sequence kernels: how they share out the work, weights and launches |
-//! | [`specialized`] | either of these units, as a device loads it |
+//! | [`tf32_variant`] | the same kernels with their products in TF32: how they share out the work |
+//! | [`specialized`] | one of these units, as a device loads it |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`engine`] | the engine: data, recorded iterations, results |
 //! | [`side_by_side`] | trainings of one size at the same time, in the same launches |
@@ -47,6 +48,8 @@ pub mod kept;
 #[cfg(feature = "emulator")]
 pub mod kept_sequences;
 #[cfg(feature = "emulator")]
+pub mod kept_tf32;
+#[cfg(feature = "emulator")]
 pub mod kept_variants;
 pub mod kernels;
 pub mod linear;
@@ -65,6 +68,7 @@ pub mod side_by_side;
 pub mod softmax_xent;
 pub mod sources;
 pub mod specialized;
+pub mod tf32_variant;
 pub mod tiles;
 pub mod variant;
 pub mod weights;
