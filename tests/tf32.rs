@@ -25,22 +25,25 @@ use std::sync::Arc;
 use support::models::{check, dataset, start};
 use support::sequence::{Pass, pass};
 
-/// Largest error of each tensor relative to its largest value, against the reference with rounded operands: one bit of an h or a da
-/// that is rounded the other way is in it.
+/// Largest error of each tensor relative to its largest value, against the reference with rounded operands: room for an h or a da
+/// that is rounded the other way here and there. In brackets the worst seen.
 mod bound {
-    /// Logits, h and c after the last step, loss of each sequence, probabilities.
-    pub const OUTPUT: f64 = 1e-4;
-    /// Gradient and input gradient.
-    pub const GRADIENT: f64 = 5e-4;
-    /// Losses of 100 training steps.
-    pub const LOSSES: f64 = 2e-3;
+    /// Logits, h and c after the last step, loss of each sequence, probabilities (4e-6).
+    pub const OUTPUT: f64 = 4e-5;
+    /// Gradient and input gradient (5e-6).
+    pub const GRADIENT: f64 = 5e-5;
+    /// Losses of 100 training steps (4e-5).
+    pub const LOSSES: f64 = 4e-4;
 }
 
-/// Bounds of the class of operands in TF32, against the plain reference.
+/// Bounds of the class of operands in TF32, against the plain reference; likewise.
 mod class {
+    /// (1.3e-4)
     pub const OUTPUT: f64 = 1e-3;
-    pub const GRADIENT: f64 = 2e-3;
-    pub const LOSSES: f64 = 2e-3;
+    /// (1.0e-3)
+    pub const GRADIENT: f64 = 4e-3;
+    /// (8e-5)
+    pub const LOSSES: f64 = 8e-4;
 }
 
 fn emulated(seed: u64) -> Emulated {
@@ -112,7 +115,9 @@ fn a_batch_at_ragged_sizes() {
             worst[1] = worst[1].max(check(&name("dx"), &dx, &expected.dx, gradient_bound, false));
         }
     }
-    println!("worst errors of outputs and gradients, against rounded operands and plain ones: {worst:.1e?}");
+    let [[output, gradient], [plain_output, plain_gradient]] = worst;
+    println!("worst errors against rounded operands: outputs {output:.1e}, gradients {gradient:.1e}");
+    println!("against plain ones: outputs {plain_output:.1e}, gradients {plain_gradient:.1e}");
 }
 
 /// Clusters, groups, padding, places in shared memory and schedules.
@@ -213,8 +218,7 @@ fn what_the_kernels_cannot_do_is_done_in_f32_and_told() {
     let [(old, reason, precision), (plain, ..)] = [Precision::Tf32, Precision::F32].map(|precision| {
         let mut device = emulated(0);
         device.set_limits(turing);
-        let mut engine =
-            CudaEngine::with_precision(device, model, Adam::default(), data.clone(), precision).unwrap();
+        let mut engine = CudaEngine::with_precision(device, model, Adam::default(), data.clone(), precision).unwrap();
         engine.set_state(&start(dims)).unwrap();
         let metrics = engine.train_steps(&rows, 3).unwrap();
         (metrics, engine.plan().unwrap().reason.clone(), engine.precision())

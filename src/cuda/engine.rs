@@ -503,7 +503,9 @@ impl<D: Device> CudaEngine<D> {
     /// Why a model cannot train side by side with others, where that is not for want of memory.
     pub fn alone(&self) -> Option<String> {
         match &self.plan {
-            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Tf32(_), reason }) => Some(reason.clone()),
+            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Tf32(_), reason }) => {
+                Some(reason.clone())
+            }
             _ if self.trainees[0].adam.grad_clip.is_some() => Some("gradients are clipped".into()),
             _ => None,
         }

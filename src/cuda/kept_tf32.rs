@@ -5,8 +5,8 @@
 use super::kept;
 use super::kept_variants::unpacked;
 use super::nvrtc::{Nvrtc, Target};
-use super::tf32_variant::Tf32Variant;
 use super::sources;
+use super::tf32_variant::Tf32Variant;
 use crate::Result;
 
 /// The file, from the repository's root.

@@ -371,7 +371,10 @@ mod tests {
         let told = of(TUTORIAL, 8, &limits_of("A100"));
         assert!(told.ends_with(" 1 block of 256 threads, weights in registers and shared memory"), "{told}");
         let told = of(TUTORIAL, 128, &RTX4090);
-        assert!(told.starts_with("all steps in one launch, in f32: the recurrent weights of 128 hidden units"), "{told}");
+        assert!(
+            told.starts_with("all steps in one launch, in f32: the recurrent weights of 128 hidden units"),
+            "{told}"
+        );
         let turing = Limits { capability: (7, 5), shared: 64 * 1024, multiprocessors: 40 };
         assert!(of(Dims { h: 16, ..TUTORIAL }, 128, &turing).contains("in f32: tf32 needs compute capability 8.0"));
         assert!(of(Dims { h: 512, ..TUTORIAL }, 128, &H100).starts_with("one launch a step, in f32: the recurrent"));
