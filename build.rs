@@ -1,5 +1,5 @@
-//! Joins the kernels into texts that the library embeds: those of `kernels/`, and those of `kernels/persistent/` and
-//! `kernels/sequence/`, which are compiled for one model each. Never calls a CUDA compiler: this builds anywhere.
+//! Joins the kernels into texts that the library embeds: those of `kernels/`, and those of `kernels/persistent/`,
+//! `kernels/sequence/` and `kernels/tf32/`, which are compiled for one model each. Never calls a CUDA compiler: this builds anywhere.
 //!
 //! Order: the common `.cuh` files, then the `.cu` files, each group by name. Before each stands a `#line` mark, so that
 //! what a compiler says names the file and line in `kernels/`.
@@ -19,12 +19,20 @@ fn main() {
         for unit in ["persistent", "sequence"] {
             write(&format!("{unit}.cu"), marked(kernels, "common.cuh") + &joined(&kernels.join(unit)));
         }
+        // Blocks of a cluster reach each other as those of the sequence kernels do.
+        let (tf32, peers) = (kernels.join("tf32"), marked(&kernels.join("sequence"), "peers.cuh"));
+        write("tf32.cu", marked(kernels, "common.cuh") + &of_kind(&tf32, "cuh") + &peers + &of_kind(&tf32, "cu"));
     }
 }
 
 /// All kernels of `folder`, one after the other.
 fn joined(folder: &Path) -> String {
-    ["cuh", "cu"].into_iter().flat_map(|extension| files(folder, extension)).map(|file| marked(folder, &file)).collect()
+    of_kind(folder, "cuh") + &of_kind(folder, "cu")
+}
+
+/// Those of one extension.
+fn of_kind(folder: &Path, extension: &str) -> String {
+    files(folder, extension).iter().map(|file| marked(folder, file)).collect()
 }
 
 /// Names of the files of `folder` with this extension, sorted.

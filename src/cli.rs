@@ -180,7 +180,8 @@ pub struct DeviceArgs {
     pub threads: Option<u16>,
     /// Numbers that are multiplied: f32, tf32 or bf16; sums and parameters are f32 in any case. auto is f32
     ///
-    /// bf16 is faster, rounds to 8 bits, and needs a processor with AVX512-BF16.
+    /// bf16 is faster, rounds to 8 bits, and needs a processor with AVX512-BF16. tf32 rounds to 11 bits, on GPUs alone, in the products
+    /// with the recurrent weights.
     #[arg(long, value_enum, default_value = "auto")]
     pub precision: PrecisionName,
     /// Sigmoid and tanh on a GPU in bf16: accurate, or fast, by the GPU's own approximation to 11 bits

@@ -10,7 +10,7 @@ pub enum Precision {
     /// 24 bits.
     #[default]
     F32,
-    /// 11 bits, with the range of f32.
+    /// 11 bits, with the range of f32; only GPUs have it, for the products with the recurrent weights. The others are f32.
     Tf32,
     /// 8 bits, with the range of f32.
     Bf16,

@@ -354,6 +354,7 @@ mod driver {
             holds(kernels, &["for sm_90", "kept in the program", "no NVRTC in", "see the lines of nvrtc and cache"]);
             holds(line(&run, "FAIL", &format!("gpu {n} self-test")), &["gradients 1e0", "do not trust this device"]);
             // What would train, and why not what was asked for.
+            holds(line(&run, "WARN", &format!("gpu {n} tf32")), &["one launch a step, in f32", "there is no NVRTC in"]);
             holds(line(&run, "WARN", &format!("gpu {n} bf16")), &["one launch a step, in f32", "there is no NVRTC in"]);
         }
         assert_eq!(support::names(&machine.0.path("cache/kernels")), [""; 0], "there is nothing to keep");

@@ -11,9 +11,10 @@ use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::resources::Resources;
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
 use fused_lstm::cuda::sources;
+use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::{
     device::Limits,
-    find, kept, kept_sequences, kept_variants,
+    find, kept, kept_sequences, kept_tf32, kept_variants,
     variant::{Division, Variant},
 };
 use fused_lstm::shape::Dims;
@@ -210,6 +211,57 @@ fn the_sequence_kernels_keep_to_the_resources_of_every_architecture() {
     }
 }
 
+/// Hidden units and sequences of a batch that the TF32 kernels are held to their limits for: all weights in registers, blocks and
+/// clusters, warps of one group and of two, and the most units that fit.
+const TF32_BATCHES: [(usize, usize); 8] =
+    [(16, 16), (60, 16), (112, 128), (128, 128), (128, 4096), (192, 128), (256, 128), (256, 4096)];
+
+/// A batch on each of [`TURING_ON`], where it fits.
+type OfTf32Batch = Vec<Option<(Tf32Variant, Kernels)>>;
+
+/// The variants of [`TF32_BATCHES`] that fit on each of [`TURING_ON`], compiled; once.
+fn compiled_tf32(nvrtc: &Nvrtc) -> &'static [OfTf32Batch] {
+    static COMPILED: OnceLock<Vec<OfTf32Batch>> = OnceLock::new();
+    let of = |(h, batch): (usize, usize), (architecture, capability, kilobytes): (&str, (u32, u32), u32)| {
+        let dims = Dims { t: 28, i: 28, p: h, h, k: 10 };
+        let limits = Limits { capability, shared: kilobytes * 1024, multiprocessors: 100 };
+        let variant = Tf32Variant::new(dims, batch, &limits).ok()?;
+        Some((variant, Kernels::compile_specialized(nvrtc, &variant.into(), architecture).unwrap()))
+    };
+    COMPILED.get_or_init(|| {
+        TF32_BATCHES.into_iter().map(|batch| TURING_ON.into_iter().map(|gpu| of(batch, gpu)).collect()).collect()
+    })
+}
+
+#[test]
+fn the_tf32_kernels_keep_to_the_resources_of_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut names = sources::tf32_names();
+    names.sort();
+    for ((h, batch), of_batch) in TF32_BATCHES.into_iter().zip(compiled_tf32(&nvrtc)) {
+        for ((architecture, capability, kilobytes), made) in TURING_ON.into_iter().zip(of_batch) {
+            let Some((variant, kernels)) = made else {
+                let fits = capability >= (8, 0) && (h <= 112 || h <= 128 && kilobytes > 100);
+                assert!(!fits, "{h} hidden units and {batch} sequences do not fit on {architecture}");
+                continue;
+            };
+            assert!(capability >= (8, 0), "{architecture} has no TF32");
+            let compiled: Vec<_> = kernels.resources.iter().map(|kernel| kernel.name.as_str()).collect();
+            assert_eq!(compiled, names, "{architecture}");
+            for kernel in &kernels.resources {
+                check_resources(kernel, &format!("{architecture}, {variant:?}"), 0);
+            }
+            let shared = variant.forward_bytes().max(variant.backward_bytes());
+            assert!(shared <= kilobytes as usize * 1024, "{architecture} {variant:?}");
+            for instruction in ["\tatom.", "\tred.", "tanh.approx", "div.approx", "div.full"] {
+                assert!(!kernels.ptx.contains(instruction), "{instruction}");
+            }
+            assert_eq!(kernels.ptx.contains("barrier.cluster"), variant.cluster > 1, "{variant:?}");
+        }
+        assert!(of_batch.iter().any(Option::is_some), "{h} hidden units and {batch} sequences fit nowhere");
+    }
+}
+
 #[test]
 fn ptx_has_no_float_atomics_and_no_fast_math() {
     let Some(nvrtc) = nvrtc() else { return };
@@ -305,7 +357,13 @@ fn is_release(nvrtc: &Nvrtc, kept: &str, file: &str) -> bool {
 }
 
 /// What stands in [`RESOURCES`].
-fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel], sequences: &[OfBatch]) -> String {
+fn resource_document(
+    release: &str,
+    compiled: &[Kernels],
+    variants: &[OfModel],
+    sequences: &[OfBatch],
+    tf32: &[OfTf32Batch],
+) -> String {
     let table = |title: &str, cell: &dyn Fn(&Kernels, &Resources) -> String| {
         let mut text = format!("\n## {title}\n\n| kernel | threads | {} |\n", ARCHITECTURES.join(" | "));
         text += &format!("| --- | --- |{}\n", " --- |".repeat(ARCHITECTURES.len()));
@@ -337,6 +395,7 @@ fn resource_document(release: &str, compiled: &[Kernels], variants: &[OfModel], 
         table("Blocks on a multiprocessor at once, and occupancy", &occupancy),
     ) + &persistent_document(variants)
         + &sequence_document(sequences)
+        + &tf32_document(tf32)
 }
 
 /// What the sequence kernels take, one block of a multiprocessor.
@@ -362,6 +421,36 @@ fn sequence_document(sequences: &[OfBatch]) -> String {
         };
         let threads = of_batch.iter().flatten().next().map_or(0, |(variant, _)| variant.threads());
         text += &line([format!("{h}, {batch}, {threads}")].into_iter().chain(of_batch.iter().map(cell)).collect());
+    }
+    text
+}
+
+/// What the TF32 kernels take, one block of a multiprocessor.
+fn tf32_document(batches: &[OfTf32Batch]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = String::from(
+        "\n# What the TF32 kernels take\n\nNone spills, on any of these architectures. As they are chosen for 100 multiprocessors \
+         and 28 steps.\n\n## How the work is shared out: blocks of a cluster × threads of a block; operand tiles in shared memory forward, \
+         backward, of all of a warp; registers of a thread forward, backward; shared memory of a block forward, backward, in bytes\n\n",
+    );
+    let gpus = &TURING_ON[1..];
+    text += &line(["H, B".to_owned()].into_iter().chain(gpus.iter().map(|(name, ..)| (*name).to_owned())).collect());
+    text += &line(vec!["---".into(); 1 + gpus.len()]);
+    for ((h, batch), of_batch) in TF32_BATCHES.into_iter().zip(batches) {
+        let cell = |made: &Option<(Tf32Variant, Kernels)>| {
+            let Some((variant, kernels)) = made else { return "does not fit".into() };
+            let registers =
+                |name| kernels.resources.iter().find(|kernel| kernel.name == name).expect("it is there").registers;
+            let Tf32Variant { cluster, forward_shared, backward_shared, .. } = *variant;
+            let (threads, places) = (variant.threads(), variant.places());
+            let (forward, backward) = (registers("tf32_forward"), registers("tf32_backward"));
+            let (forward_bytes, backward_bytes) = (variant.forward_bytes(), variant.backward_bytes());
+            format!(
+                "{cluster} × {threads}; {forward_shared}, {backward_shared} of {places}; {forward}, {backward}; \
+                 {forward_bytes}, {backward_bytes}"
+            )
+        };
+        text += &line([format!("{h}, {batch}")].into_iter().chain(of_batch[1..].iter().map(cell)).collect());
     }
     text
 }
@@ -438,7 +527,13 @@ fn the_document_tells_the_resources_of_every_kernel() {
     if is_release(&nvrtc, of, RESOURCES) {
         check_kept(
             &document,
-            &resource_document(of, compiled(&nvrtc), compiled_variants(&nvrtc), compiled_sequences(&nvrtc)),
+            &resource_document(
+                of,
+                compiled(&nvrtc),
+                compiled_variants(&nvrtc),
+                compiled_sequences(&nvrtc),
+                compiled_tf32(&nvrtc),
+            ),
             RESOURCES,
         );
     }
@@ -464,6 +559,16 @@ fn the_kept_sequence_kernels_are_what_the_compiler_makes() {
     }
 }
 
+#[test]
+fn the_kept_tf32_kernels_are_what_the_compiler_makes() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let kept = kept_tf32::text().unwrap();
+    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept_tf32::PATH) {
+        check_kept(&kept, &kept_tf32::make(&nvrtc).unwrap(), kept_tf32::PATH);
+    }
+}
+
 fn packed(text: &str) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::best());
     packer.write_all(text.as_bytes()).unwrap();
@@ -478,8 +583,10 @@ fn renew_the_kept_files() {
     fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
     fs::write(root.join(kept_variants::PATH), packed(&kept_variants::make(&nvrtc).unwrap())).unwrap();
     fs::write(root.join(kept_sequences::PATH), packed(&kept_sequences::make(&nvrtc).unwrap())).unwrap();
+    fs::write(root.join(kept_tf32::PATH), packed(&kept_tf32::make(&nvrtc).unwrap())).unwrap();
     let (of, compiled, variants) = (release(&nvrtc), compiled(&nvrtc), compiled_variants(&nvrtc));
-    fs::write(root.join(RESOURCES), resource_document(&of, compiled, variants, compiled_sequences(&nvrtc))).unwrap();
+    let (sequences, tf32) = (compiled_sequences(&nvrtc), compiled_tf32(&nvrtc));
+    fs::write(root.join(RESOURCES), resource_document(&of, compiled, variants, sequences, tf32)).unwrap();
 }
 
 // ---- without NVRTC ----

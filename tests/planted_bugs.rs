@@ -10,8 +10,9 @@ use fused_lstm::cuda::device::Limits;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
+use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::variant::{Division, Variant};
-use fused_lstm::cuda::{CudaEngine, kept, kept_sequences, kept_variants, sources};
+use fused_lstm::cuda::{CudaEngine, kept, kept_sequences, kept_tf32, kept_variants, sources};
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::relative_max;
@@ -28,6 +29,9 @@ use support::sequence::{FORGET_BIAS, pass};
 /// Largest errors relative to each tensor's largest value, those of `tests/cuda.rs`.
 const OUTPUT: f64 = 4e-6;
 const GRADIENT: f64 = 2e-5;
+/// Those of `tests/tf32.rs`, against rounded operands.
+const TF32_OUTPUT: f64 = 4e-5;
+const TF32_GRADIENT: f64 = 5e-5;
 
 /// A bug: `from` becomes `to`, at one place of one file.
 struct Bug {
@@ -887,10 +891,162 @@ const SEQUENCE_BUGS: [Bug; 20] = [
     bug("sequence/pack.cu", "columns gate after gate", "column / 16 % GATES", "column / UNITS", "numbers"),
 ];
 
+/// Bugs of the TF32 kernels.
+const TF32_BUGS: [Bug; 22] = [
+    // ---- tf32/layout.cuh ----
+    bug(
+        "tf32/layout.cuh",
+        "an operand tile of shared memory too early",
+        "return is_shared(place, SHARED) ? shared[before * THREADS]",
+        "return is_shared(place, SHARED) ? shared[(before > 0 ? before - 1 : 0) * THREADS]",
+        "numbers",
+    ),
+    // ---- tf32/tensor.cuh ----
+    bug(
+        "tf32/tensor.cuh",
+        "factors are cut, not rounded",
+        "asm(\"cvt.rna.tf32.f32 %0,%1;\" : \"=r\"(rounded) : \"f\"(x));",
+        "rounded = __float_as_uint(x) & 0xffffe000u;",
+        "numbers",
+    ),
+    bug(
+        "tf32/tensor.cuh",
+        "halves of an operand exchanged",
+        "\"r\"(low), \"r\"(high)",
+        "\"r\"(high), \"r\"(low)",
+        "numbers",
+    ),
+    bug(
+        "tf32/tensor.cuh",
+        "h and da stay in their own block",
+        "asm volatile(\"st.shared::cluster.v2.u32 [%0],{%1,%2};\" ::\"r\"(address), \"r\"(first), \"r\"(second) : \"memory\");",
+        "*(uint2*)to = make_uint2(first, second);",
+        "uninitialised memory",
+    ),
+    // ---- tf32/forward.cu ----
+    bug(
+        "tf32/forward.cu",
+        "no guard at the last row",
+        "return unit_of(cell) < H && row_of(cell) < B;",
+        "return unit_of(cell) < H;",
+        "race",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "no guard at the last unit",
+        "return unit_of(cell) < H && row_of(cell) < B;",
+        "return row_of(cell) < B;",
+        "race",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "a chain of sums is left out",
+        "(sum[0][tile][result] + sum[1][tile][result])",
+        "sum[0][tile][result]",
+        "numbers",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "rows of the batch in the place of gates",
+        "result = gate % 2 * 2 + cell % 2;",
+        "result = cell % 2 * 2 + gate % 2;",
+        "numbers",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "h in the place that is being read",
+        "h_shared + (t + 1) % 2 * UNITS * TILE_ROWS;",
+        "h_shared + t % 2 * UNITS * TILE_ROWS;",
+        "race",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "no barrier between steps",
+        "the place of h_{t-1} any more.\n        wait_for_cluster();",
+        "the place of h_{t-1} any more.",
+        "race",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "no barrier before the first step",
+        "to one that has not started.\n    wait_for_cluster();",
+        "to one that has not started.",
+        "race",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "forget bias in another gate",
+        "gate == GATE_F ? a + forget_bias",
+        "gate == GATE_O ? a + forget_bias",
+        "numbers",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "inputs of the step that is done",
+        "if (t + 1 < T) fetch(t + 1);",
+        "if (t + 1 < T) fetch(t);",
+        "numbers",
+    ),
+    bug(
+        "tf32/forward.cu",
+        "scores from the first step's state",
+        "(SAVES || t + 1 == T) && is",
+        "(SAVES || t == 0) && is",
+        "numbers",
+    ),
+    // ---- tf32/backward.cu ----
+    bug(
+        "tf32/backward.cu",
+        "no guard at the last row",
+        "return unit_of(cell) < H && row_of(cell) < B;",
+        "return unit_of(cell) < H;",
+        "out of bounds",
+    ),
+    bug("tf32/backward.cu", "da in one place", "da_shared + t % 2 * DA_WORDS;", "da_shared;", "race"),
+    bug(
+        "tf32/backward.cu",
+        "no barrier between steps",
+        "the one that is written next.\n        wait_for_cluster();",
+        "the one that is written next.",
+        "race",
+    ),
+    bug("tf32/backward.cu", "gates of the wrong step", "        fetch(t - 1);\n", "        fetch(t);\n", "numbers"),
+    bug(
+        "tf32/backward.cu",
+        "a block is written to that may be done",
+        "            if (t == 0) continue;\n",
+        "",
+        "block of the cluster absent",
+    ),
+    bug(
+        "tf32/backward.cu",
+        "sums of another warp before they are there",
+        "the next wait for all.\n            __syncthreads();",
+        "the next wait for all.",
+        "uninitialised memory",
+    ),
+    bug(
+        "tf32/backward.cu",
+        "warps keep what they give away",
+        "dh[0] = (half ? sum[0][2] : sum[0][0])",
+        "dh[0] = (half ? sum[0][0] : sum[0][2])",
+        "numbers",
+    ),
+    // ---- tf32/pack.cu ----
+    bug(
+        "tf32/pack.cu",
+        "rows of an operand in the place of columns",
+        "const int row = lane / 4, upper",
+        "const int row = lane % 8, upper",
+        "numbers",
+    ),
+];
+
 /// The text that a file is in.
 fn unit_of(file: &str) -> &'static str {
     match file.split_once('/') {
         Some(("persistent", _)) => sources::PERSISTENT,
+        Some(("tf32", _)) => sources::TF32,
         Some(_) => sources::SEQUENCE,
         None => sources::KERNELS,
     }
@@ -1305,12 +1461,73 @@ fn bugs_in_the_sequence_kernels() {
     assert!(missed.is_empty(), "{missed:#?}");
 }
 
+// ---- TF32 kernels ----
+
+/// Sizes, and how the work is shared out: units, cluster, groups of a warp, places forward and backward in shared memory. What is
+/// padded is rows and units.
+const TF32_CASES: [([usize; 6], [usize; 5]); 2] =
+    [([11, 4, 3, 2, 20, 3], [32, 1, 2, 3, 2]), ([3, 3, 2, 3, 30, 3], [32, 2, 1, 2, 1])];
+
+/// What the checks find in the TF32 kernels of this text.
+fn tf32_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
+    for ([batch, t, i, p, h, k], [units, cluster, groups, forward_shared, backward_shared]) in TF32_CASES {
+        let variant = Tf32Variant { units, cluster, groups, forward_shared, backward_shared };
+        let dims = Dims { t, i, p, h, k };
+        let told = |error: fused_lstm::Error| error.to_string();
+        let source = variant.source().replace(sources::TF32, kernels);
+        let ptx = kept_tf32::make_one(nvrtc, &variant, &source).map_err(told)?;
+        let on = |seed| {
+            let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
+            device.replace(variant, ptx.clone());
+            pass(device, variant, dims, batch).map_err(told)
+        };
+        let got = on(0)?;
+        let (model, data) = (Model { forget_bias: FORGET_BIAS, ..Model::new(dims) }, dataset(dims, batch));
+        let plain = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
+        let mut reference = plain.rounding_to_tf32();
+        reference.set_state(&start(dims)).map_err(told)?;
+        let expected = reference.trace(&data.train).map_err(told)?;
+        compare("logits", &got.logits, &expected.logits, TF32_OUTPUT)?;
+        compare("h", &got.h_last, &expected.h_last, TF32_OUTPUT)?;
+        compare("c", &got.c_last, &expected.c_last, TF32_OUTPUT)?;
+        compare("gradient", &got.gradient, &expected.gradient, TF32_GRADIENT)?;
+        for (scored, expected) in got.scored.iter().zip([&expected.logits, &expected.h_last, &expected.c_last]) {
+            compare("scores", scored, expected, TF32_OUTPUT)?;
+        }
+        if on(7)? != got {
+            return Err("another schedule gives other bits".into());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_tf32_kernels_as_they_are_have_no_bug() {
+    let Some(nvrtc) = nvrtc() else { return };
+    assert_eq!(tf32_findings(&nvrtc, sources::TF32), Ok(()));
+}
+
+#[test]
+fn bugs_in_the_tf32_kernels() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let mut missed = Vec::new();
+    for bug in &TF32_BUGS {
+        let found = tf32_findings(&nvrtc, &planted(bug)).err();
+        let text = found.as_deref().unwrap_or("nothing");
+        println!("{}: {}: {text}", bug.file, bug.name);
+        if !text.contains(bug.found_by) {
+            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
 /// Every bug stands at one place of the kernels, and in the list that tells by what it is found. Needs no compiler.
 #[test]
 fn the_list_in_the_documentation_is_this_one() {
     let chapter = include_str!("../docs/proving-kernels.md");
     let listed: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
-    let bugs = || BUGS.iter().chain(&PERSISTENT_BUGS).chain(&SEQUENCE_BUGS);
+    let bugs = || BUGS.iter().chain(&PERSISTENT_BUGS).chain(&SEQUENCE_BUGS).chain(&TF32_BUGS);
     let rows: Vec<String> = bugs().map(|bug| format!("| `{}` | {} | {} |", bug.file, bug.name, bug.found_by)).collect();
     assert_eq!(listed, rows);
     bugs().for_each(|bug| assert_ne!(planted(bug), unit_of(bug.file)));

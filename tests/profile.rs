@@ -203,7 +203,6 @@ fn the_command_is_for_gpus() {
     run(&["profile", "--device", "cuda", "--hidden", "1000000"]).fails_in_one_line(2, &["--hidden 1000000"]);
     run(&["profile", "--device", "cuda", "--activations", "fast"])
         .fails_in_one_line(2, &["--activations fast", "bf16"]);
-    run(&["profile", "--device", "cuda", "--precision", "tf32"]).fails_in_one_line(4, &["--precision tf32"]);
     if fused_lstm::cuda::driver::gpus().is_err() {
         run(&["profile", "--device", "cuda", "--json"]).fails_in_one_line(4, &["cuda:0"]);
         run(&["profile", "--device", "auto"]).fails_in_one_line(4, &["cuda:0"]);

@@ -127,24 +127,10 @@ impl From<PrecisionName> for Precision {
     }
 }
 
-/// Refuses what the CUDA engine does not have.
-#[cfg(feature = "cuda")]
-pub fn gpu_precision(precision: Precision) -> Result<()> {
-    if precision != Precision::Tf32 {
-        return Ok(());
-    }
-    Err(Error::Device {
-        device: format!("--precision {precision}"),
-        found: "the CUDA engine has no products of tf32 yet".into(),
-        remedy: "use f32, which is more accurate, or bf16, which is faster".into(),
-    })
-}
-
 /// How a GPU multiplies and activates, for a command that is about GPUs alone.
 #[cfg(feature = "cuda")]
 pub fn gpu_numbers(args: &DeviceArgs) -> Result<(Precision, Activations)> {
     let (precision, activations) = (args.precision.into(), args.activations.into());
-    gpu_precision(precision)?;
     if activations == Activations::Fast && precision != Precision::Bf16 {
         return Err(Error::usage("--activations fast", FAST_ONLY, FAST_REMEDY));
     }
@@ -192,9 +178,8 @@ pub fn without_cuda(ordinal: usize) -> Error {
 
 #[cfg(feature = "cuda")]
 fn gpu(ordinal: usize, args: &DeviceArgs) -> Result<Chosen> {
-    let precision = args.precision.into();
-    gpu_precision(precision)?;
-    let (driver, activations) = (open_gpu(ordinal, args)?, args.activations.into());
+    let (precision, activations) = (args.precision.into(), args.activations.into());
+    let driver = open_gpu(ordinal, args)?;
     Ok(Chosen::Cuda { driver, precision, activations, tuning: tuning(args, Effort::Known) })
 }
 

@@ -145,9 +145,10 @@ mod with_cuda {
             ceilings.product
         ))?;
         if profile.precision != Precision::F32 {
-            line(
-                "            products of the kernels in bf16 go through tensor cores, which that of f32 does not measure",
-            )?;
+            line(&format!(
+                "            products of the kernels in {} go through tensor cores, which that of f32 does not measure",
+                profile.precision
+            ))?;
         }
         line(
             "\nBytes are what must be read and written once; data that lies in the cache can be faster than the copy, which \

@@ -81,11 +81,7 @@ fn engine(args: &VerifyArgs, fixture: &Fixture) -> Result<Box<dyn Engine>> {
             match args.precision.into() {
                 Precision::F32 => Ok(Box::new(reference)),
                 Precision::Bf16 => Ok(Box::new(reference.rounding_to_bf16(Style::Cpu))),
-                Precision::Tf32 => Err(Error::Device {
-                    device: "--precision tf32".into(),
-                    found: "the reference has no tf32".into(),
-                    remedy: "use --precision f32 or bf16".into(),
-                }),
+                Precision::Tf32 => Ok(Box::new(reference.rounding_to_tf32())),
             }
         }
         EngineName::Cpu => on(Device::Cpu).map_err(engine_flag),
@@ -108,7 +104,6 @@ fn engine_flag(error: Error) -> Error {
 
 #[cfg(feature = "emulator")]
 fn emulator(precision: Precision, model: Model, adam: Adam, data: Arc<Dataset>) -> Result<Box<dyn Engine>> {
-    super::device::gpu_precision(precision).map_err(engine_flag)?;
     use fused_lstm::cuda::{CudaEngine, emulated::Emulated, kept};
     let device = Emulated::new(kept::ptx(), Default::default())?;
     Ok(Box::new(CudaEngine::with_precision(device, model, adam, data, precision)?))

@@ -104,10 +104,10 @@ pub fn cost(launch: &Launch<'_>) -> Option<Cost> {
         "column_sums" => column_sums(args),
         "lstm_forward_step" => lstm_forward_step(args),
         "lstm_backward_step" => lstm_backward_step(args),
-        "sequence_pack" => sequence_pack(args),
-        "sequence_forward" => sequence_forward(args, true),
-        "sequence_score" => sequence_forward(args, false),
-        "sequence_backward" => sequence_backward(args),
+        "sequence_pack" | "tf32_pack" => sequence_pack(args),
+        "sequence_forward" | "tf32_forward" => sequence_forward(args, true),
+        "sequence_score" | "tf32_score" => sequence_forward(args, false),
+        "sequence_backward" | "tf32_backward" => sequence_backward(args),
         "softmax_xent" => softmax_xent(args),
         "softmax" => softmax(args),
         "batch_metrics" => batch_metrics(args),
@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn every_kernel_has_a_formula() {
         let file = include_str!("cost.rs");
-        let specialized = [sources::persistent_names(), sources::sequence_names()].concat();
+        let specialized = [sources::persistent_names(), sources::sequence_names(), sources::tf32_names()].concat();
         for kernel in sources::names().into_iter().chain(specialized) {
             assert!(file.contains(&format!("\"{kernel}\" ")), "no formula for {kernel} in src/cuda/cost.rs");
         }

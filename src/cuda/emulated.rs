@@ -2,7 +2,7 @@
 
 use super::device::{Arg, Device, Launch, Limits};
 use super::specialized::Specialized;
-use super::{kept_sequences, kept_variants};
+use super::{kept_sequences, kept_tf32, kept_variants};
 use crate::error::{Error, Result};
 use ptx_emulator::{Memory, Module, Options, Shape};
 use std::cell::{Cell, RefCell};
@@ -138,6 +138,7 @@ impl Device for Emulated {
             (Some((_, ptx)), _) => ptx.clone(),
             (None, Specialized::Persistent(variant)) => kept_variants::ptx(variant)?,
             (None, Specialized::Sequence(variant)) => kept_sequences::ptx(variant)?,
+            (None, Specialized::Tf32(variant)) => kept_tf32::ptx(variant)?,
         };
         self.specialized.insert(kernels.name(), Module::parse(&ptx).map_err(failed)?);
         Ok(())

@@ -204,7 +204,9 @@ impl<D: Device> Work<D> {
         limits: &Limits,
     ) -> Result<Self> {
         match family {
-            Family::PerStep | Family::Sequence(_) => Ok(Self::Layers(Pass::new(device, model, batch_and_models.0)?)),
+            Family::PerStep | Family::Sequence(_) | Family::Tf32(_) => {
+                Ok(Self::Layers(Pass::new(device, model, batch_and_models.0)?))
+            }
             Family::Stack => Ok(Self::Stack(Stack::new(device, model, batch_and_models.0, true)?)),
             Family::Persistent(variant) => {
                 Ok(Self::Persistent(Persistent::new(device, model, variant, batch_and_models, limits)?))
@@ -373,7 +375,7 @@ impl<D: Device> Scorer<D> {
     fn new(device: &D, model: &Model, capacity: usize, family: Family) -> Result<Self> {
         Ok(match family {
             Family::PerStep => Self::Layers(Forward::new(device, model.dims, capacity, Keep::Last(1))?),
-            Family::Sequence(_) => {
+            Family::Sequence(_) | Family::Tf32(_) => {
                 let steps = (MOST_SCORED_GATES / (capacity * model.dims.g())).clamp(1, model.dims.t);
                 Self::Layers(Forward::new(device, model.dims, capacity, Keep::Last(steps))?)
             }
@@ -566,7 +568,7 @@ impl<D: Device> CudaEngine<D> {
     /// Why a model cannot train side by side with others, where that is not for want of memory.
     pub fn alone(&self) -> Option<String> {
         match &self.plan {
-            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Stack, reason }) => {
+            Some(Plan { family: Family::PerStep | Family::Sequence(_) | Family::Tf32(_) | Family::Stack, reason }) => {
                 Some(reason.clone())
             }
             _ => self.trainees[0].needs_alone().map(str::to_owned),
@@ -754,18 +756,20 @@ impl<D: Device> CudaEngine<D> {
             Err(Error::Device { device, found, .. }) => return Ok(plan.without_kernels(&format!("{device}: {found}"))),
             other => other?,
         }
-        self.loaded.retain(|loaded| loaded.name() != kernels.name());
+        // The sequence kernels in f32 and in TF32 take each other's place too: the packed weights are of one of them.
+        let goes = |loaded: &Specialized| loaded.launches().is_some() && kernels.launches().is_some();
+        self.loaded.retain(|loaded| loaded.name() != kernels.name() && !goes(loaded));
         self.loaded.push(kernels);
-        if let Specialized::Sequence(variant) = kernels {
-            self.sequence = Some(Sequence::new(&self.device, self.model.dims, variant)?);
+        if let Some(launches) = kernels.launches() {
+            self.sequence = Some(Sequence::new(&self.device, self.model.dims, launches)?);
             self.trainees.iter_mut().for_each(|trainee| trainee.folded = false);
         }
         Ok(plan)
     }
 
-    /// The sequence kernels, if `family` is that.
+    /// The sequence kernels, in f32 or in TF32, if `family` is one of them.
     fn in_one_launch(&self, family: Family) -> Option<&Sequence<D>> {
-        self.sequence.as_ref().filter(|_| matches!(family, Family::Sequence(_)))
+        self.sequence.as_ref().filter(|_| matches!(family, Family::Sequence(_) | Family::Tf32(_)))
     }
 
     /// The family for batches beside those that are trained, by the kernels that are loaded: any of their variants takes any
@@ -1052,7 +1056,7 @@ impl<D: Device> Engine for CudaEngine<D> {
     /// That of training, scoring and predicting.
     fn precision(&self) -> Precision {
         match &self.plan {
-            Some(Plan { family: Family::Persistent(_), .. }) => self.precision,
+            Some(Plan { family: Family::Persistent(_) | Family::Tf32(_), .. }) => self.precision,
             _ => Precision::F32,
         }
     }

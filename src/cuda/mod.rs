@@ -20,7 +20,8 @@
 //! | [`stack`] | the same for models beyond the tutorial's |
 //! | [`variant`], [`persistent`], [`inference`] | the persistent kernels: sizes they are compiled for, buffers and launches |
 //! | [`sequence_variant`], [`sequence`] | the sequence kernels: how they share out the work, weights and launches |
-//! | [`specialized`] | either of these units, as a device loads it |
+//! | [`tf32_variant`] | the same kernels with their products in TF32: how they share out the work |
+//! | [`specialized`] | one of these units, as a device loads it |
 //! | [`plan`] | which kernels train a model, and why |
 //! | [`tune`] | which of the plans with the same bits is the fastest: timed once, then kept |
 //! | [`engine`] | the engine: data, recorded iterations, results |
@@ -49,6 +50,8 @@ pub mod kept;
 #[cfg(feature = "emulator")]
 pub mod kept_sequences;
 #[cfg(feature = "emulator")]
+pub mod kept_tf32;
+#[cfg(feature = "emulator")]
 pub mod kept_variants;
 pub mod kernels;
 pub mod layers;
@@ -69,6 +72,7 @@ pub mod softmax_xent;
 pub mod sources;
 pub mod specialized;
 pub mod stack;
+pub mod tf32_variant;
 pub mod tiles;
 pub mod tune;
 pub mod variant;

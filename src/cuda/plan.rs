@@ -3,6 +3,7 @@
 use super::device::Limits;
 use super::sequence_variant::SequenceVariant;
 use super::specialized::Specialized;
+use super::tf32_variant::Tf32Variant;
 use super::variant::{Division, TILE_ROWS, Variant};
 use crate::error::{Error, Result};
 use crate::precision::{Activations, Precision};
@@ -30,6 +31,8 @@ pub enum Family {
     Stack,
     /// All steps forward in one launch and all steps backward in another, in f32.
     Sequence(SequenceVariant),
+    /// The same with the recurrent products in TF32, a block or a cluster for each 8 sequences; everything else is f32.
+    Tf32(Tf32Variant),
     /// All steps in one launch, matrix products in bf16, a block for each 8 sequences.
     Persistent(Variant),
 }
@@ -40,6 +43,7 @@ impl Family {
         match self {
             Self::PerStep | Self::Stack => None,
             Self::Sequence(variant) => Some(variant.into()),
+            Self::Tf32(variant) => Some(variant.into()),
             Self::Persistent(variant) => Some(variant.into()),
         }
     }
@@ -52,6 +56,7 @@ impl Family {
             Self::Sequence(SequenceVariant { rows, lanes, cluster, .. }) => {
                 format!("rows {rows}, lanes {lanes}, cluster {cluster}")
             }
+            Self::Tf32(Tf32Variant { groups, cluster, .. }) => format!("groups {groups}, cluster {cluster}"),
             Self::Persistent(Variant { division: Division { tiles, cluster }, .. }) => {
                 format!("tiles {tiles}, cluster {cluster}")
             }
@@ -69,22 +74,20 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Chooses kernels for batches of `batch` sequences. Where the model asks for more than the persistent kernels can do,
-    /// the others, which are more accurate, take their place.
+    /// Chooses kernels for batches of `batch` sequences. Where the model asks for more than the kernels of a precision can do,
+    /// those in f32, which are more accurate, take their place.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] for a precision that no kernels have.
+    /// None: every precision has kernels, or others in their place.
     pub fn new(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> Result<Self> {
         match precision {
             Precision::F32 => Ok(Self::in_f32(dims, batch, limits, "")),
             Precision::Bf16 => Ok(Self::persistent(dims, batch, limits)
                 .unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))),
-            Precision::Tf32 => Err(Error::usage(
-                "precision tf32",
-                "there are no kernels for it on GPUs yet",
-                "choose f32, which is more accurate, or bf16, which is faster",
-            )),
+            Precision::Tf32 => Ok(Tf32Variant::new(dims, batch, limits)
+                .map(|variant| Self::in_tf32(variant, batch))
+                .unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))),
         }
     }
 
@@ -124,6 +127,22 @@ impl Plan {
             }
             Err(why) => Self::per_step(format!("{before}{why}")),
         }
+    }
+
+    /// The plan of a variant in TF32, with its reason.
+    fn in_tf32(variant: Tf32Variant, batch: usize) -> Self {
+        let (tiles, threads) = (batch.div_ceil(TILE_ROWS), variant.threads());
+        let many = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let blocks = match variant.cluster {
+            1 => format!("{} of {threads} threads", many(tiles, "block")),
+            cluster => format!("{} of {cluster} blocks of {threads} threads", many(tiles, "cluster")),
+        };
+        let weights = match variant.forward_shared + variant.backward_shared {
+            0 => "weights in registers",
+            _ => "weights in registers and shared memory",
+        };
+        let reason = format!("all steps in one launch, recurrent products in tf32: {blocks}, {weights}");
+        Self { family: Family::Tf32(variant), reason }
     }
 
     fn persistent(dims: Dims, batch: usize, limits: &Limits) -> Result<Self, String> {
@@ -230,6 +249,10 @@ impl Plan {
                 };
                 let all = SequenceVariant::all(dims, batch, limits).into_iter();
                 all.filter(|variant| *variant != chosen).map(plan).collect()
+            }
+            Family::Tf32(chosen) => {
+                let all = Tf32Variant::all(dims, batch, limits).into_iter();
+                all.filter(|variant| *variant != chosen).map(|variant| Self::in_tf32(variant, batch)).collect()
             }
             Family::Persistent(chosen) => {
                 let steps = |a: usize, b: usize| a.ilog2().abs_diff(b.ilog2());
@@ -459,8 +482,20 @@ mod tests {
     }
 
     #[test]
-    fn tf32_is_refused() {
-        let error = Plan::new(TUTORIAL, 128, Precision::Tf32, &H100).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains("precision tf32"), "{error}");
+    fn tf32_takes_one_launch_for_all_steps_or_f32_takes_its_place() {
+        let of = |dims, batch, limits: &Limits| reason(dims, batch, Precision::Tf32, limits);
+        let told = of(TUTORIAL, 128, &H100);
+        let expected = "all steps in one launch, recurrent products in tf32: 16 clusters of 4 blocks of 128 threads, weights in registers";
+        assert_eq!(told, expected);
+        let told = of(TUTORIAL, 8, &limits_of("A100"));
+        assert!(told.ends_with(" 1 block of 256 threads, weights in registers and shared memory"), "{told}");
+        let told = of(TUTORIAL, 128, &RTX4090);
+        assert!(
+            told.starts_with("all steps in one launch, in f32: the recurrent weights of 128 hidden units"),
+            "{told}"
+        );
+        let turing = Limits { capability: (7, 5), shared: 64 * 1024, multiprocessors: 40 };
+        assert!(of(Dims { h: 16, ..TUTORIAL }, 128, &turing).contains("in f32: tf32 needs compute capability 8.0"));
+        assert!(of(Dims { h: 512, ..TUTORIAL }, 128, &H100).starts_with("one launch a step, in f32: the recurrent"));
     }
 }

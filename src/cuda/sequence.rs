@@ -1,11 +1,13 @@
-//! Launches `kernels/sequence/`: all time steps of the LSTM in one launch, forward and backward, in f32. They take the place of
-//! the launches of [`super::lstm`], and leave what those leave.
+//! Launches `kernels/sequence/` and `kernels/tf32/`: all time steps of the LSTM in one launch, forward and backward, in f32, or with the
+//! recurrent products in TF32. They take the place of the launches of [`super::lstm`], and leave what those leave.
 
 #![allow(unsafe_code)]
 
 use super::device::{Arg, Buffer, Device, Launch, Part, int, tiles};
 use super::sequence_variant::SequenceVariant;
-use super::tiles::SEQUENCE_PACK_THREADS;
+use super::tf32_variant::Tf32Variant;
+use super::tiles::{SEQUENCE_PACK_THREADS, TF32_PACK_THREADS};
+use super::variant::TILE_ROWS;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::shape::{Dims, GATES};
@@ -13,11 +15,70 @@ use crate::shape::{Dims, GATES};
 /// The kernels of a variant, which the device must have loaded, and the weights that they read.
 pub struct Sequence<D: Device> {
     hidden: usize,
-    variant: SequenceVariant,
+    launches: Launches,
     /// Recurrent weights as the threads hold them.
     forward_weights: Buffer<D, f32>,
     /// Likewise.
     backward_weights: Buffer<D, f32>,
+}
+
+/// How the kernels of a variant are launched.
+#[derive(Clone, Copy, Debug)]
+pub struct Launches {
+    pack: &'static str,
+    pack_threads: u32,
+    forward: &'static str,
+    score: &'static str,
+    backward: &'static str,
+    /// Blocks that share a tile of rows.
+    cluster: usize,
+    threads: usize,
+    /// Rows of the batch of a tile that trains, and of one that scores.
+    rows: [usize; 2],
+    /// Numbers of the packed weights.
+    packed: usize,
+    /// Dynamic shared memory of each, in bytes.
+    forward_bytes: usize,
+    score_bytes: usize,
+    backward_bytes: usize,
+}
+
+impl From<SequenceVariant> for Launches {
+    fn from(variant: SequenceVariant) -> Self {
+        Self {
+            pack: "sequence_pack",
+            pack_threads: SEQUENCE_PACK_THREADS,
+            forward: "sequence_forward",
+            score: "sequence_score",
+            backward: "sequence_backward",
+            cluster: variant.cluster,
+            threads: variant.threads(),
+            rows: [variant.rows, variant.score_rows],
+            packed: variant.packed(),
+            forward_bytes: variant.shared_bytes_forward(true),
+            score_bytes: variant.shared_bytes_forward(false),
+            backward_bytes: variant.backward_bytes(),
+        }
+    }
+}
+
+impl From<Tf32Variant> for Launches {
+    fn from(variant: Tf32Variant) -> Self {
+        Self {
+            pack: "tf32_pack",
+            pack_threads: TF32_PACK_THREADS,
+            forward: "tf32_forward",
+            score: "tf32_score",
+            backward: "tf32_backward",
+            cluster: variant.cluster,
+            threads: variant.threads(),
+            rows: [TILE_ROWS; 2],
+            packed: variant.packed(),
+            forward_bytes: variant.forward_bytes(),
+            score_bytes: variant.forward_bytes(),
+            backward_bytes: variant.backward_bytes(),
+        }
+    }
 }
 
 /// Some steps forward; G = 4H.
@@ -64,18 +125,14 @@ impl<D: Device> Sequence<D> {
     /// # Errors
     ///
     /// If the device has no more memory.
-    pub fn new(device: &D, dims: Dims, variant: SequenceVariant) -> Result<Self> {
+    pub fn new(device: &D, dims: Dims, variant: impl Into<Launches>) -> Result<Self> {
+        let launches = variant.into();
         Ok(Self {
             hidden: dims.h,
-            variant,
-            forward_weights: Buffer::new(device, "forward weights", variant.packed())?,
-            backward_weights: Buffer::new(device, "backward weights", variant.packed())?,
+            launches,
+            forward_weights: Buffer::new(device, "forward weights", launches.packed)?,
+            backward_weights: Buffer::new(device, "backward weights", launches.packed)?,
         })
-    }
-
-    /// Sizes of the kernels.
-    pub fn variant(&self) -> &SequenceVariant {
-        &self.variant
     }
 
     /// Makes the recurrent weights ready: whoever changed them, before the next steps.
@@ -84,7 +141,7 @@ impl<D: Device> Sequence<D> {
     ///
     /// If the device fails.
     pub fn pack(&self, device: &D, weights: &Weights<D>) -> Result<()> {
-        let (h, packed) = (self.hidden, self.variant.packed());
+        let (h, packed) = (self.hidden, self.launches.packed);
         let args = [
             weights.tensors().cells[0].w_h.arg(h * GATES * h),
             self.forward_weights.all().arg(packed),
@@ -92,9 +149,9 @@ impl<D: Device> Sequence<D> {
             int(h),
         ];
         let launch = Launch {
-            kernel: "sequence_pack",
-            grid: [tiles(packed, SEQUENCE_PACK_THREADS), 1, 1],
-            block: [SEQUENCE_PACK_THREADS, 1, 1],
+            kernel: self.launches.pack,
+            grid: [tiles(packed, self.launches.pack_threads), 1, 1],
+            block: [self.launches.pack_threads, 1, 1],
             cluster: [1; 3],
             shared: 0,
             args: &args,
@@ -112,7 +169,7 @@ impl<D: Device> Sequence<D> {
         let ForwardSteps { steps, batch, gates, h_first, c_first, h, c, keeps_all, forget_bias } = *forward;
         let (cells, kept) = (batch * self.hidden, if keeps_all { steps } else { 1 });
         let args = [
-            self.forward_weights.all().arg(self.variant.packed()),
+            self.forward_weights.all().arg(self.launches.packed),
             gates.arg(steps * GATES * cells),
             h_first.arg(cells),
             c_first.arg(cells),
@@ -123,11 +180,10 @@ impl<D: Device> Sequence<D> {
             int(self.hidden),
             Arg::F32(forget_bias),
         ];
-        let (kernel, rows) = match keeps_all {
-            true => ("sequence_forward", self.variant.rows),
-            false => ("sequence_score", self.variant.score_rows),
-        };
-        self.launch(device, kernel, batch.div_ceil(rows), self.variant.shared_bytes_forward(keeps_all), &args)
+        let Launches { forward, score, rows: [rows, score_rows], forward_bytes, score_bytes, .. } = self.launches;
+        let (kernel, rows, shared) =
+            if keeps_all { (forward, rows, forward_bytes) } else { (score, score_rows, score_bytes) };
+        self.launch(device, kernel, batch.div_ceil(rows), shared, &args)
     }
 
     /// Runs all steps backward. The weights must be packed.
@@ -139,7 +195,7 @@ impl<D: Device> Sequence<D> {
         let BackwardSteps { steps, batch, gates, c, dh_last, da } = *backward;
         let cells = batch * self.hidden;
         let args = [
-            self.backward_weights.all().arg(self.variant.packed()),
+            self.backward_weights.all().arg(self.launches.packed),
             gates.arg(steps * GATES * cells),
             c.arg((steps + 1) * cells),
             dh_last.arg(cells),
@@ -148,16 +204,16 @@ impl<D: Device> Sequence<D> {
             int(steps),
             int(self.hidden),
         ];
-        let tiles = batch.div_ceil(self.variant.rows);
-        self.launch(device, "sequence_backward", tiles, self.variant.backward_bytes(), &args)
+        let Launches { backward, rows: [rows, _], backward_bytes, .. } = self.launches;
+        self.launch(device, backward, batch.div_ceil(rows), backward_bytes, &args)
     }
 
     fn launch(&self, device: &D, kernel: &'static str, tiles: usize, shared: usize, args: &[Arg]) -> Result<()> {
-        let cluster = self.variant.cluster as u32;
+        let cluster = self.launches.cluster as u32;
         let launch = Launch {
             kernel,
             grid: [cluster, tiles as u32, 1],
-            block: [self.variant.threads() as u32, 1, 1],
+            block: [self.launches.threads as u32, 1, 1],
             cluster: [cluster, 1, 1],
             shared: shared as u32,
             args,

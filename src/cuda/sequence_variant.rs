@@ -9,9 +9,9 @@ use crate::shape::{Dims, GATES};
 use std::fmt::Write as _;
 
 /// Registers of a multiprocessor.
-const REGISTERS: usize = 64 * 1024;
+pub(super) const REGISTERS: usize = 64 * 1024;
 /// Most registers of a thread.
-const MOST_REGISTERS: usize = 255;
+pub(super) const MOST_REGISTERS: usize = 255;
 /// Registers that a thread needs besides its weights, and for each of its chains of sums of 1, 2 or 4 rows. `tests/kernels.rs` sees
 /// that nothing spills.
 const OTHER: usize = 39;
@@ -22,22 +22,22 @@ const ROWS: [usize; 3] = [1, 2, 4];
 const VECTOR: usize = 4;
 /// Chains of a forward sum.
 const CHAINS: usize = 4;
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Bytes of a place of a thread.
-const PLACE_BYTES: usize = 16;
+pub(super) const PLACE_BYTES: usize = 16;
 /// Most blocks in the second dimension of a grid.
-const MOST_TILES: usize = 65_535;
+pub(super) const MOST_TILES: usize = 65_535;
 
 /// Multiply-adds that a multiprocessor does in a cycle, and bytes of shared memory that it reads.
-const RATE: usize = 128;
+pub(super) const RATE: usize = 128;
 /// Cycles of a step besides its products: sums over lanes, activations, a barrier.
-const STEP: usize = 300;
+pub(super) const STEP: usize = 300;
 /// More of them where a cluster waits for its blocks and writes to their memory: rather too many, for nobody has measured it yet.
-const CLUSTER_STEP: usize = 700;
+pub(super) const CLUSTER_STEP: usize = 700;
 /// Bytes that all multiprocessors together get out of the cache in a cycle.
-const CACHE_RATE: usize = 3000;
+pub(super) const CACHE_RATE: usize = 3000;
 /// Cycles from the start of one launch to the start of the next, and of one round of tiles of the kernels of one step.
-const LAUNCH: usize = 2500;
+pub(super) const LAUNCH: usize = 2500;
 const TILE_ROUND: usize = 700;
 /// Summands of such a tile.
 const TILE_DEPTH: usize = 32;

@@ -12,6 +12,9 @@ pub const PERSISTENT: &str = include_str!(concat!(env!("OUT_DIR"), "/persistent.
 /// The sequence kernels, likewise; a [`super::sequence_variant::SequenceVariant`] puts its sizes before it.
 pub const SEQUENCE: &str = include_str!(concat!(env!("OUT_DIR"), "/sequence.cu"));
 
+/// The TF32 kernels, likewise; a [`super::tf32_variant::Tf32Variant`] puts its sizes before it.
+pub const TF32: &str = include_str!(concat!(env!("OUT_DIR"), "/tf32.cu"));
+
 /// The text's SHA-256, in hexadecimal: what was compiled from the same text may be kept under it.
 pub fn hash() -> String {
     hash_of(KERNELS)
@@ -35,6 +38,11 @@ pub fn persistent_names() -> Vec<&'static str> {
 /// Names of the sequence kernels, in the order of their text.
 pub fn sequence_names() -> Vec<&'static str> {
     names_in(SEQUENCE)
+}
+
+/// Names of the TF32 kernels, in the order of their text.
+pub fn tf32_names() -> Vec<&'static str> {
+    names_in(TF32)
 }
 
 fn names_in(text: &'static str) -> Vec<&'static str> {
@@ -65,11 +73,11 @@ mod tests {
     #[test]
     fn the_text_holds_to_the_rules_of_the_house() {
         for forbidden in ["#include", "__expf", "__fdividef", "\r"] {
-            let texts = [KERNELS, PERSISTENT, SEQUENCE];
+            let texts = [KERNELS, PERSISTENT, SEQUENCE, TF32];
             assert!(texts.iter().all(|text| !text.contains(forbidden)), "{forbidden}");
         }
         // Blocks that are done are counted; nothing else is.
-        assert!(!KERNELS.contains("atomic") && !SEQUENCE.contains("atomic"));
+        assert!([KERNELS, SEQUENCE, TF32].iter().all(|text| !text.contains("atomic")));
         assert_eq!(PERSISTENT.matches("atomic").collect::<Vec<_>>().len(), 2, "a comment, and one count");
         assert_eq!(hash().len(), 64);
     }
@@ -83,7 +91,7 @@ mod tests {
             "{names:?}"
         );
         assert!(persistent_names().len() > 3, "{:?}", persistent_names());
-        for name in names.into_iter().chain(persistent_names()).chain(sequence_names()) {
+        for name in names.into_iter().chain(persistent_names()).chain(sequence_names()).chain(tf32_names()) {
             assert!(index.contains(&format!("| `{name}` |")), "kernels/README.md does not tell of {name}");
         }
     }

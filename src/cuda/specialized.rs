@@ -1,7 +1,9 @@
 //! Kernels that are compiled for one model: which they are, and their text.
 
+use super::sequence::Launches;
 use super::sequence_variant::SequenceVariant;
 use super::sources;
+use super::tf32_variant::Tf32Variant;
 use super::variant::Variant;
 
 /// A unit of kernels, and the sizes that are fixed when it is compiled.
@@ -11,6 +13,8 @@ pub enum Specialized {
     Persistent(Variant),
     /// `kernels/sequence/`
     Sequence(SequenceVariant),
+    /// `kernels/tf32/`
+    Tf32(Tf32Variant),
 }
 
 impl Specialized {
@@ -19,6 +23,7 @@ impl Specialized {
         match self {
             Self::Persistent(_) => "persistent",
             Self::Sequence(_) => "sequence",
+            Self::Tf32(_) => "tf32",
         }
     }
 
@@ -27,6 +32,16 @@ impl Specialized {
         match self {
             Self::Persistent(variant) => variant.source(),
             Self::Sequence(variant) => variant.source(),
+            Self::Tf32(variant) => variant.source(),
+        }
+    }
+
+    /// How their launches go, if they are kernels that run all steps in the place of those of one step.
+    pub fn launches(self) -> Option<Launches> {
+        match self {
+            Self::Persistent(_) => None,
+            Self::Sequence(variant) => Some(variant.into()),
+            Self::Tf32(variant) => Some(variant.into()),
         }
     }
 
@@ -35,6 +50,7 @@ impl Specialized {
         match self {
             Self::Persistent(_) => sources::persistent_names(),
             Self::Sequence(_) => sources::sequence_names(),
+            Self::Tf32(_) => sources::tf32_names(),
         }
     }
 }
@@ -48,5 +64,11 @@ impl From<Variant> for Specialized {
 impl From<SequenceVariant> for Specialized {
     fn from(variant: SequenceVariant) -> Self {
         Self::Sequence(variant)
+    }
+}
+
+impl From<Tf32Variant> for Specialized {
+    fn from(variant: Tf32Variant) -> Self {
+        Self::Tf32(variant)
     }
 }

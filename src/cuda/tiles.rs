@@ -1,6 +1,6 @@
 //! Sizes of blocks and tiles, read out of the kernels' own text when this crate is compiled: each is named once.
 
-use super::sources::{KERNELS, PERSISTENT, SEQUENCE};
+use super::sources::{KERNELS, PERSISTENT, SEQUENCE, TF32};
 
 /// `16` of `constexpr int LSTM_ROWS = 16;`.
 const fn constant(name: &str) -> u32 {
@@ -86,6 +86,8 @@ pub const WARP: u32 = constant("WARP");
 pub const PACK_THREADS: u32 = constant_in(PERSISTENT, "PACK_THREADS");
 /// Threads of a block that packs weights for the sequence kernels.
 pub const SEQUENCE_PACK_THREADS: u32 = constant_in(SEQUENCE, "SEQUENCE_PACK_THREADS");
+/// Threads of a block that packs weights for the TF32 kernels.
+pub const TF32_PACK_THREADS: u32 = constant_in(TF32, "TF32_PACK_THREADS");
 /// Threads of a block that folds and packs weights.
 pub const FOLD_THREADS: u32 = constant_in(PERSISTENT, "FOLD_THREADS");
 /// Columns of one block of it.

@@ -113,6 +113,7 @@ impl Subject<'_> {
         let kernels = candidates.first().map_or("", |plan| match plan.family {
             Family::PerStep | Family::Stack => "",
             Family::Sequence(_) => sources::SEQUENCE,
+            Family::Tf32(_) => sources::TF32,
             Family::Persistent(_) => sources::PERSISTENT,
         });
         let divisions: Vec<_> = candidates.iter().map(|plan| plan.family.division()).collect();

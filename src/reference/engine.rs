@@ -22,7 +22,7 @@ pub struct ReferenceEngine<F> {
     v: Vec<F>,
     step: u64,
     /// None where nothing is rounded.
-    rounding: Option<Factors<F>>,
+    rounding: Option<(Precision, Factors<F>)>,
 }
 
 impl<F: Real> ReferenceEngine<F> {
@@ -37,11 +37,18 @@ impl<F: Real> ReferenceEngine<F> {
     /// as the persistent kernels do with [`Style::Persistent`].
     pub fn rounding_to_bf16(self, style: Style) -> Self {
         assert_eq!(self.model.extras(), None, "there is no engine that rounds the products of such a model");
-        Self { rounding: Some(Factors { style, round: F::bf16 }), ..self }
+        Self { rounding: Some((Precision::Bf16, Factors { style, round: F::bf16 })), ..self }
+    }
+
+    /// Rounds the factors of the products with the recurrent weights to TF32, for the tutorial's model alone, as the TF32 kernels do.
+    pub fn rounding_to_tf32(self) -> Self {
+        assert_eq!(self.model.extras(), None, "there is no engine that rounds the products of such a model");
+        let factors = Factors { style: Style::Recurrent, round: F::tf32 };
+        Self { rounding: Some((Precision::Tf32, factors)), ..self }
     }
 
     fn gradients(&self, sequences: &Sequences, rows: &[u32]) -> Gradients<F> {
-        if let Some(factors) = &self.rounding {
+        if let Some((_, factors)) = &self.rounding {
             return rounded::forward_backward(&self.model, &self.parameters, sequences, rows, factors);
         }
         let mask = self.model.dropout.map(|dropout| dropout.mask(self.step + 1));
@@ -50,7 +57,7 @@ impl<F: Real> ReferenceEngine<F> {
 
     fn logits(&self, sequences: &Sequences, rows: &[u32]) -> Vec<F> {
         match &self.rounding {
-            Some(factors) => rounded::logits(&self.model, &self.parameters, sequences, rows, factors),
+            Some((_, factors)) => rounded::logits(&self.model, &self.parameters, sequences, rows, factors),
             None => model::logits(&self.model, &self.parameters, &Batch::new(sequences, rows)),
         }
     }
@@ -78,12 +85,16 @@ fn from_f32<F: Real>(values: &[f32]) -> Vec<F> {
 
 impl<F: Real> Engine for ReferenceEngine<F> {
     fn device(&self) -> String {
-        let rounded = if self.rounding.is_some() { ", products of bf16" } else { "" };
+        let rounded = match self.rounding {
+            Some((Precision::Tf32, _)) => ", recurrent products of tf32",
+            Some(_) => ", products of bf16",
+            None => "",
+        };
         format!("cpu, plain reference in f{}{rounded}", 8 * size_of::<F>())
     }
 
     fn precision(&self) -> Precision {
-        if self.rounding.is_some() { Precision::Bf16 } else { Precision::F32 }
+        self.rounding.as_ref().map_or(Precision::F32, |(precision, _)| *precision)
     }
 
     fn threads(&self) -> usize {

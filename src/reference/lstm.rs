@@ -39,6 +39,17 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// Which factors of the layer's products are rounded; those that are not computed on the way are rounded by who gives them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rounded {
+    /// Those of the products with `w_h` alone, h and the gradient by the gates; gradients of weights are of numbers as they are.
+    Recurrent,
+    /// Those of all products.
+    All,
+    /// Likewise, and the bias is one more row of the products: its gradient is a sum of rounded factors.
+    AllWithBias,
+}
+
 /// The parameters of the layer.
 #[derive(Clone, Copy)]
 pub struct Weights<'a, F> {
@@ -50,10 +61,10 @@ pub struct Weights<'a, F> {
     pub b: &'a [F],
     /// Added to the forget gate before its sigmoid.
     pub forget_bias: F,
-    /// What becomes of the factors of the layer's products that are computed on the way, h and the gradient by the gates.
+    /// What becomes of factors that are computed on the way, h and the gradient by the gates.
     pub round: fn(F) -> F,
-    /// Whether the bias is one more row of the products: its gradient is then a sum of rounded factors.
-    pub bias_in_products: bool,
+    /// Of which products.
+    pub rounded: Rounded,
 }
 
 /// What the forward pass keeps, time first.
@@ -167,15 +178,18 @@ pub fn backward<F: Real>(
                 dc[unit] *= f;
             }
             let factors: Vec<F> = da.iter().map(|&da| (weights.round)(da)).collect();
-            let of_bias = if weights.bias_in_products { &factors } else { &da };
+            dh = linear::backward_input(&factors, weights.w_h);
+            let of_bias = if weights.rounded == Rounded::AllWithBias { &factors } else { &da };
             d.b.iter_mut().zip(of_bias).for_each(|(d, &da)| *d += da);
-            let da = factors;
+            let mut h_before = saved.h[before..][..hidden].to_vec();
+            if weights.rounded != Rounded::Recurrent {
+                h_before.iter_mut().for_each(|h| *h = (weights.round)(*h));
+                da = factors;
+            }
             let z_t = (row * steps.t + t) * p;
             linear::backward_weights(&z[z_t..][..p], &da, d.w_x, &mut unused);
-            let h_before: Vec<F> = saved.h[before..][..hidden].iter().map(|&h| (weights.round)(h)).collect();
             linear::backward_weights(&h_before, &da, d.w_h, &mut unused);
             dz[z_t..][..p].copy_from_slice(&linear::backward_input(&da, weights.w_x));
-            dh = linear::backward_input(&da, weights.w_h);
         }
     }
     dz

@@ -31,6 +31,13 @@ pub trait Real: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Sen
         let rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
         if x.is_finite() { Self::of(f32::from_bits(rounded).into()) } else { self }
     }
+    /// The nearest TF32 of the nearest f32, as `cvt.rna.tf32.f32` rounds: of two equally near ones that away from zero.
+    fn tf32(self) -> Self {
+        let x = self.single();
+        // Half of the last place that stays is added to the magnitude.
+        let rounded = x.to_bits().wrapping_add(0x1000) & 0xffff_e000;
+        if x.is_finite() { Self::of(f32::from_bits(rounded).into()) } else { self }
+    }
 }
 
 impl Real for f32 {

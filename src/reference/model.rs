@@ -113,7 +113,7 @@ fn forward<F: Real>(model: &Model, w: &Tensors<&[F]>, batch: &Batch<F>, mask: Op
 
 fn weights<'a, F: Real>(model: &Model, cell: &Cell<&'a [F]>) -> Weights<'a, F> {
     let forget_bias = F::of(model.forget_bias.into());
-    Weights { w_x: cell.w_x, w_h: cell.w_h, b: cell.b, forget_bias, round: |x| x, bias_in_products: false }
+    Weights { w_x: cell.w_x, w_h: cell.w_h, b: cell.b, forget_bias, round: |x| x, rounded: lstm::Rounded::All }
 }
 
 /// Rows `[n,D·H]` of rows `[n,H]` of each direction.

@@ -1,8 +1,9 @@
-//! What an engine with products in bf16 computes: the same model with the input layer folded into the LSTM, and with both
-//! factors of each of the LSTM's products rounded. Sums, states, biases, the folding and the head are not rounded.
+//! What an engine with products in bf16 or TF32 computes: the same model with the input layer folded into the LSTM, and with both
+//! factors of each of the LSTM's products, or of the recurrent ones alone, rounded. Sums, states, biases, the folding and the head are
+//! not rounded.
 //! Engines differ in what they make factors of: [`Style`].
 
-use super::lstm::{self, WeightGradients, Weights};
+use super::lstm::{self, Rounded, WeightGradients, Weights};
 use super::model::head;
 use super::{Batch, Gradients, Real, inputs, linear, pool};
 use crate::data::{Sequences, Values};
@@ -17,6 +18,8 @@ pub enum Style {
     /// The persistent kernels: bytes as they are, their scale is in the folded weights; the bias is one more row of the
     /// products, so that its gradient is the sum of rounded factors.
     Persistent,
+    /// The TF32 kernels: the factors of the products of all steps with the recurrent weights, and no others.
+    Recurrent,
 }
 
 /// How factors are made of the model's numbers.
@@ -41,12 +44,13 @@ impl<F: Real> Factors<F> {
                 let bytes = rows.iter().flat_map(|&row| &bytes[row as usize * n..][..n]);
                 (bytes.map(|&byte| F::of(byte.into())).collect(), F::of((*scale).into()))
             }
+            _ if self.style == Style::Recurrent => (inputs(sequences, rows), F::one()),
             _ => (self.rounded(inputs::<F>(sequences, rows)), F::one()),
         }
     }
 }
 
-/// `scale · w_in · w_x [I,4H]` and `w_h [H,4H]`, rounded, and `b_in · w_x + b [4H]`.
+/// `scale · w_in · w_x [I,4H]` and `w_h [H,4H]`, rounded where they are factors, and `b_in · w_x + b [4H]`.
 struct Folded<F> {
     w_x: Vec<F>,
     w_h: Vec<F>,
@@ -60,14 +64,19 @@ impl<F: Real> Folded<F> {
         };
         let (zero, cell) = (vec![F::zero(); model.dims.g()], cells[0]);
         let w_x = linear::forward(input.w, cell.w_x, &zero).into_iter().map(|w| w * scale);
-        let (w_x, w_h) = (factors.rounded(w_x), factors.rounded(cell.w_h.iter().copied()));
+        let w_x = if factors.style == Style::Recurrent { w_x.collect() } else { factors.rounded(w_x) };
+        let w_h = factors.rounded(cell.w_h.iter().copied());
         Self { w_x, w_h, b: linear::forward(input.b, cell.w_x, cell.b) }
     }
 
     fn weights(&self, model: &Model, factors: &Factors<F>) -> Weights<'_, F> {
         let forget_bias = F::of(model.forget_bias.into());
-        let bias_in_products = factors.style == Style::Persistent;
-        Weights { w_x: &self.w_x, w_h: &self.w_h, b: &self.b, forget_bias, round: factors.round, bias_in_products }
+        let rounded = match factors.style {
+            Style::Cpu => Rounded::All,
+            Style::Persistent => Rounded::AllWithBias,
+            Style::Recurrent => Rounded::Recurrent,
+        };
+        Weights { w_x: &self.w_x, w_h: &self.w_h, b: &self.b, forget_bias, round: factors.round, rounded }
     }
 }
 
@@ -148,7 +157,7 @@ mod tests {
         for values in [Values::U8 { bytes, scale: 0.0078125 }, Values::F32(numbers)] {
             let sequences = Sequences::new(3, 4, values, labels.clone());
             let plain = reference::forward_backward(&model, &parameters, &Batch::new(&sequences, &rows), None);
-            for style in [Style::Cpu, Style::Persistent] {
+            for style in [Style::Cpu, Style::Persistent, Style::Recurrent] {
                 let factors = Factors { style, round: |x| x };
                 let folded = forward_backward(&model, &parameters, &sequences, &rows, &factors);
                 let logits = logits(&model, &parameters, &sequences, &rows, &factors);

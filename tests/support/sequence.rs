@@ -8,7 +8,7 @@ use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::forward::{Forward, Keep};
 use fused_lstm::cuda::gather::DeviceSequences;
 use fused_lstm::cuda::sequence::Sequence;
-use fused_lstm::cuda::sequence_variant::SequenceVariant;
+use fused_lstm::cuda::specialized::Specialized;
 use fused_lstm::cuda::weights::Weights;
 use fused_lstm::engine::Model;
 use fused_lstm::shape::Dims;
@@ -27,14 +27,16 @@ pub struct Pass {
 }
 
 /// Runs the first `batch` sequences of [`dataset`]; scores them two steps at a time.
-pub fn pass(mut device: Emulated, variant: SequenceVariant, dims: Dims, batch: usize) -> Result<Pass> {
-    device.load(&variant.into())?;
+pub fn pass(mut device: Emulated, variant: impl Into<Specialized>, dims: Dims, batch: usize) -> Result<Pass> {
+    let kernels = variant.into();
+    device.load(&kernels)?;
     let device = &device;
     let model = Model { forget_bias: FORGET_BIAS, ..Model::new(dims) };
     let mut weights = Weights::new(device, model)?;
     weights.upload(device, &start(dims))?;
     weights.update_fold(device)?;
-    let lstm = Sequence::new(device, dims, variant)?;
+    let launches = kernels.launches().expect("kernels that run all steps in the place of those of one step");
+    let lstm = Sequence::new(device, dims, launches)?;
     lstm.pack(device, &weights)?;
     let sequences = DeviceSequences::new(device, &dataset(dims, batch).train)?;
     let rows = Buffer::from_slice(device, "rows", &(0..batch as u32).collect::<Vec<_>>())?;

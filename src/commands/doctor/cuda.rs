@@ -174,21 +174,23 @@ fn open(gpu: &Gpu, tell: &mut dyn FnMut(Check) -> Result<()>) -> Result<()> {
     })?;
     let (model, adam, data) = self_test::tiny();
     tell(self_test::of(format!("gpu {} self-test", gpu.ordinal), || CudaEngine::new(driver, model, adam, data)))?;
-    tell(chosen(format!("gpu {} bf16", gpu.ordinal), Driver::open(gpu.ordinal, true)))
+    [Precision::Tf32, Precision::Bf16].into_iter().try_for_each(|precision| {
+        tell(chosen(format!("gpu {} {precision}", gpu.ordinal), precision, Driver::open(gpu.ordinal, true)))
+    })
 }
 
-/// The kernels that `--precision bf16` chooses for the tutorial's model.
-fn chosen(name: String, device: Result<Driver>) -> Check {
+/// The kernels that `--precision` chooses for the tutorial's model, where it is not f32.
+fn chosen(name: String, precision: Precision, device: Result<Driver>) -> Check {
     let plan = || {
         let (_, adam, data) = self_test::tiny();
         let model = Model::new(TUTORIAL);
-        let engine = CudaEngine::with_precision(device?, model, adam, data, Precision::Bf16)?;
+        let engine = CudaEngine::with_precision(device?, model, adam, data, precision)?;
         let mut engine = engine.with_tuning(Tuning::of_user(Effort::Known, true));
         engine.choose_kernels(BATCH).cloned()
     };
     match plan() {
         Err(error) => Check::of(name, Status::Fail, error),
-        Ok(Plan { family: Family::Persistent(_), reason }) => Check::pass(name, reason),
+        Ok(Plan { family: Family::Persistent(_) | Family::Tf32(_), reason }) => Check::pass(name, reason),
         Ok(Plan { reason, .. }) => {
             Check::warn(name, reason, "train in f32, which is more accurate, or see what stands above")
         }
