@@ -253,6 +253,7 @@ impl<'a, D: Device> Bench<'a, D> {
             block: [threads, 1, 1],
             cluster: [cluster, 1, 1],
             shared: 0,
+            dependent: false,
             args: &args,
         };
         // SAFETY: the arguments are those of the contract, and the buffers have room for all blocks, warps and threads; the
@@ -433,7 +434,7 @@ fn clusters<D: Device>(device: &D, effort: &Effort, micro: &mut Micro) {
 fn launches<D: Device>(device: &D, machine: &Machine, effort: &Effort, micro: &mut Micro) -> Result<()> {
     let empty = |blocks: u32, threads: u32| {
         let (grid, block) = ([blocks, 1, 1], [threads, 1, 1]);
-        let launch = Launch { kernel: "empty", grid, block, cluster: [1; 3], shared: 0, args: &[] };
+        let launch = Launch { kernel: "empty", grid, block, cluster: [1; 3], shared: 0, dependent: false, args: &[] };
         // SAFETY: it touches nothing.
         unsafe { device.launch(&launch) }
     };

@@ -97,6 +97,7 @@ impl<D: Device> Sequence<D> {
             block: [SEQUENCE_PACK_THREADS, 1, 1],
             cluster: [1; 3],
             shared: 0,
+            dependent: false,
             args: &args,
         };
         // SAFETY: `arg` has checked the lengths of all three.
@@ -160,6 +161,7 @@ impl<D: Device> Sequence<D> {
             block: [self.variant.threads() as u32, 1, 1],
             cluster: [cluster, 1, 1],
             shared: shared as u32,
+            dependent: false,
             args,
         };
         // SAFETY: `arg` has checked each length against T, B and H; the packed weights are of this variant.
