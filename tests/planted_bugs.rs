@@ -652,7 +652,7 @@ const PERSISTENT_BUGS: [Bug; 70] = [
         "weights are folded before their update has ended",
         "    follow_launches();\n",
         "",
-        "an earlier launch",
+        "earlier launches not waited for",
     ),
     // ---- persistent/weight_gradient.cu ----
     bug(
