@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a step of persistent_lstm takes, counted in its kept PTX, and what that should cost on some GPUs: predictions.
 
-    scripts/step_budget.py            two tables in Markdown, as in docs/performance.md
+    scripts/step_budget.py            three tables in Markdown, as in docs/performance.md
 
 Counts are of one warp and one step, of the loops of kernels/persistent/kept.ptx.gz for 128 hidden units and 28 inputs; blocks of
 the loop that only its first or last step runs are left out. The model of the pipes, of one of the four parts of a multiprocessor,
@@ -27,8 +27,14 @@ KEPT = Path(__file__).parent.parent / "kernels/persistent/kept.ptx.gz"
 GPUS = [("H200", True, 1.98, 6), ("A100", False, 1.41, 8), ("L4", False, 2.04, 16), ("RTX 4090", False, 2.52, 16)]
 STEPS = 28
 PARTS = 4
-# Microseconds: what surrounds the steps in the launch, the three other launches, four nodes of a graph.
-AROUND = 3.0 + 6.5 + 4.0
+# Microseconds outside of the steps. All are estimates, until `fused-lstm bench micro` and `profile` have measured them.
+IN_LAUNCH = 3.0  # in persistent_lstm: weights to registers, forward and backward; inputs to operands; the head
+OTHERS = 6.5  # the work of the three other launches
+NODES = 4
+NODE = 1.0  # from the end of a node to the work of the next: its launch, and its blocks on multiprocessors that are empty
+DEPENDENT = 0.5  # the same where its blocks have started before and wait: what the end of a launch and the wait take
+REPLAY = 1.0  # more from one replay to the next
+ITERATIONS = 16  # of a replay
 # Rows of the table of counts, and what of an instruction's name counts.
 COUNTED = [
     ("products on tensor cores (`mma` 16 × 8 × 16)", r"mma\."),
@@ -119,6 +125,12 @@ def step(lines, forward, cluster, r):
     return max(max(products, memory) + 150, 460) + exchange
 
 
+def around(dependent, iterations):
+    """Microseconds of an iteration outside of the steps; the first node of a replay depends on none."""
+    nodes = NODES * NODE - (NODE - DEPENDENT) * (NODES - 1 / iterations) * dependent
+    return IN_LAUNCH + OTHERS + nodes + REPLAY / iterations
+
+
 def main():
     if len(sys.argv) > 1:
         sys.exit(__doc__)
@@ -132,6 +144,15 @@ def main():
     cells = [", ".join(str(wavefronts(lines)) for lines in made[key]) for key, _ in columns]
     print("| accesses of 128 bytes | " + " | ".join(cells) + " |")
     print()
+    print("| predicted: outside of the steps | an iteration, µs |")
+    print("| --- | --- |")
+    for dependent, iterations, name in [
+        (False, 1, "each iteration a replay, each node after the one before"),
+        (False, ITERATIONS, f"{ITERATIONS} iterations a replay, each node after the one before"),
+        (True, ITERATIONS, f"{ITERATIONS} iterations a replay, dependent launches (`sm_90` and newer)"),
+    ]:
+        print(f"| {name} | {around(dependent, iterations):.1f} |")
+    print()
     print("| predicted | cycles a step, forward + backward | 56 steps, µs | an iteration, µs |")
     print("| --- | --- | --- | --- |")
     for gpu, has_clusters, ghz, r in GPUS:
@@ -140,7 +161,9 @@ def main():
                 continue
             forward, backward = (step(lines, n == 0, key[1], r) for n, lines in enumerate(made[key]))
             steps = STEPS * (forward + backward) / ghz / 1e3
-            print(f"| {gpu}, {name} | {forward:.0f} + {backward:.0f} | {steps:.1f} | {steps + AROUND:.0f} |")
+            # The GPUs with clusters are those with dependent launches.
+            all_of_it = steps + around(has_clusters, ITERATIONS)
+            print(f"| {gpu}, {name} | {forward:.0f} + {backward:.0f} | {steps:.1f} | {all_of_it:.0f} |")
 
 
 if __name__ == "__main__":

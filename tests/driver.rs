@@ -92,16 +92,23 @@ impl Machine {
 
     /// Has the test `name` of this file run in a process of its own, with the stand-in. Whether this is that process.
     fn is_within(name: &str) -> bool {
+        Self::is_within_each(name, &[""])
+    }
+
+    /// The same in a process for each kind of stand-in.
+    fn is_within_each(name: &str, kinds: &[&str]) -> bool {
         const WITHIN: &str = "STUB_CUDA_WITHIN";
         if std::env::var_os(WITHIN).is_some() {
             return true;
         }
         let machine = Self::new();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        machine.set(command.args(["--exact", name, "--nocapture"]).env(WITHIN, "1"), "");
-        let output = command.output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+        for kind in kinds {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            machine.set(command.args(["--exact", name, "--nocapture"]).env(WITHIN, "1"), kind);
+            let output = command.output().unwrap();
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success() && out.contains("1 passed"), "{kind}: {out}\n{err}");
+        }
         false
     }
 }
@@ -118,6 +125,11 @@ impl Calls {
 
     fn count(&self, call: &str) -> usize {
         self.of(call).count()
+    }
+
+    /// What these launches were, without their arguments.
+    fn shapes<'a>(&'a self, call: &'a str) -> Vec<&'a str> {
+        self.of(call).map(|about| about.split_once(" address:").unwrap().0).collect()
     }
 
     /// How often each call was made.
@@ -642,7 +654,7 @@ impl<D: Device> Device for Spy<D> {
 
     #[allow(unsafe_code)]
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let Launch { kernel, grid, block, cluster, shared, args } = *launch;
+        let Launch { kernel, grid, block, cluster, shared, args, .. } = *launch;
         let mut seen = self.seen.borrow_mut();
         let given = |arg: &Arg| match *arg {
             Arg::Address(address) if address != 0 => {
@@ -768,7 +780,7 @@ fn clusters_and_much_shared_memory_are_asked_for() {
         let turn = Buffer::from_slice(&device, "turn", &[0u32]).unwrap();
         let args = [Arg::Address(turn.all().address())];
         let (grid, block, cluster) = ([8, 2, 1], [1, 1, 1], [4, 2, 1]);
-        let launch = Launch { kernel: "advance", grid, block, cluster, shared: 100_000, args: &args };
+        let launch = Launch { kernel: "advance", grid, block, cluster, shared: 100_000, dependent: false, args: &args };
         // SAFETY: nothing runs on the stand-in.
         unsafe { device.launch(&launch) }.unwrap();
         // SAFETY: likewise.
@@ -778,7 +790,52 @@ fn clusters_and_much_shared_memory_are_asked_for() {
     let calls = Calls(log.lines().map(str::to_owned).collect());
     // 8 is CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 4 is CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION.
     assert_eq!(calls.of("cuFuncSetAttribute").collect::<Vec<_>>(), ["advance 8 100000"]);
-    assert_eq!(calls.of("cuLaunchKernelEx").collect::<Vec<_>>(), ["advance 8,2,1 1,1,1 100000 1 4:4,2,1"]);
+    assert_eq!(calls.shapes("cuLaunchKernelEx"), ["advance 8,2,1 1,1,1 100000 4=4,2,1"]);
     assert_eq!(calls.count("cuLaunchKernel"), 1);
+    calls.are_closed();
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn dependent_launches_are_asked_for_where_gpu_and_driver_have_them() {
+    let kinds = ["", "capability=120", "version=12030", "capability=89", "version=12020"];
+    if !Machine::is_within_each("dependent_launches_are_asked_for_where_gpu_and_driver_have_them", &kinds) {
+        return;
+    }
+    {
+        let device = Driver::open(0, false).unwrap();
+        let turn = Buffer::from_slice(&device, "turn", &[0u32]).unwrap();
+        let args = [Arg::Address(turn.all().address())];
+        let one = [1; 3];
+        let launch = Launch {
+            kernel: "advance",
+            grid: [4, 1, 1],
+            block: one,
+            cluster: one,
+            shared: 0,
+            dependent: true,
+            args: &args,
+        };
+        let record = || {
+            // SAFETY: nothing runs on the stand-in.
+            unsafe { device.launch(&launch) }?;
+            // SAFETY: likewise.
+            unsafe { device.launch(&Launch { cluster: [2, 1, 1], ..launch.clone() }) }?;
+            // SAFETY: likewise.
+            unsafe { device.launch(&Launch { dependent: false, ..launch.clone() }) }
+        };
+        let graph = device.capture(&mut { record }).unwrap();
+        assert_eq!(device.launches(&graph).unwrap(), 3);
+    }
+    let log = fs::read_to_string(std::env::var_os("STUB_CUDA_LOG").unwrap()).unwrap();
+    let calls = Calls(log.lines().map(str::to_owned).collect());
+    let kind = std::env::var("STUB_CUDA").unwrap();
+    // 6 is CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
+    let expected = match &*kind {
+        "capability=89" | "version=12020" => vec!["advance 4,1,1 1,1,1 0 4=2,1,1"],
+        _ => vec!["advance 4,1,1 1,1,1 0 6=1,0,0", "advance 4,1,1 1,1,1 0 4=2,1,1 6=1,0,0"],
+    };
+    assert_eq!(calls.shapes("cuLaunchKernelEx"), expected, "{kind}");
+    assert_eq!(calls.count("cuLaunchKernel"), 3 - expected.len(), "{kind}");
     calls.are_closed();
 }

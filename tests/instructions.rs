@@ -94,7 +94,8 @@ fn results<D: Device>(device: &D) -> BTreeMap<&'static str, Vec<u32>> {
         let mut args: Vec<Arg> = inputs.iter().map(|input| Arg::Address(input.all().address())).collect();
         args.extend([Arg::Address(out.all().address()), Arg::I32(n as i32)]);
         let grid = [(n as u32).div_ceil(BLOCK), 1, 1];
-        let launch = Launch { kernel, grid, block: [BLOCK, 1, 1], cluster: [1; 3], shared: 0, args: &args };
+        let launch =
+            Launch { kernel, grid, block: [BLOCK, 1, 1], cluster: [1; 3], shared: 0, dependent: false, args: &args };
         // SAFETY: every form reads n values of each input and writes n results, as the head of its file says.
         unsafe { device.launch(&launch) }.unwrap_or_else(|error| panic!("{kernel}: {error}"));
         (kernel, out.download(device, n).unwrap())

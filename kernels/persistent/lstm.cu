@@ -155,7 +155,7 @@ DEVICE void leave_state(unsigned char* shared, const Kept& kept, const float (&h
 
 // All steps forward. Leaves h_T in shared memory in f32, and where TRAINING what backward needs.
 template <bool TRAINING>
-DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights, const Kept& kept, const Share& share, int B,
+DEVICE void run_forward(unsigned char* shared, const uint4* weights, const Kept& kept, const Share& share, int B,
                         int T, int H) {
     constexpr int IN_REGISTERS = FORWARD_TILES - FORWARD_SHARED, M = 2 * GROUPS;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -249,8 +249,7 @@ DEVICE void run_forward(unsigned char* shared, const uint4* __restrict__ weights
 }
 
 // Logits of the tiles' rows, to the shared memory of all blocks: a warp to a tile and class, its lanes share the units.
-DEVICE void head_forward(unsigned char* shared, const float* __restrict__ w_out, const float* __restrict__ b_out,
-                         const Share& share, int H, int K) {
+DEVICE void head_forward(unsigned char* shared, const float* w_out, const float* b_out, const Share& share, int H, int K) {
     const int lane = threadIdx.x % WARP;
     for (int at = share.warp; at < share.count * K; at += WARPS) {
         const int tile = at / K, k = at % K;
@@ -334,8 +333,8 @@ DEVICE void head_gradient(const unsigned char* shared, float* __restrict__ head_
 }
 
 // dh_T of a lane's cells of a tile.
-DEVICE void last_dh(float (&dh)[GROUPS][2], const unsigned char* shared, const float* __restrict__ w_out, const Share& share,
-                    int tile, int H, int K) {
+DEVICE void last_dh(float (&dh)[GROUPS][2], const unsigned char* shared, const float* w_out, const Share& share, int tile, int H,
+                    int K) {
     const int lane = threadIdx.x % WARP;
     const float* dlogits = (const float*)(shared + LOGITS) + tile * TILE_ROWS * K;
 #pragma unroll
@@ -402,8 +401,8 @@ DEVICE void step_cells_back(u32 (&da)[GROUPS][GATES], float (&dc)[GROUPS][2], co
 }
 
 // All steps backward. What was saved was written by this launch: it must be read by plain loads, so no __restrict__.
-DEVICE void run_backward(unsigned char* shared, const uint4* __restrict__ weights, const uint4* saved_gates,
-                         const uint2* saved_cells, u32* __restrict__ da, const float* __restrict__ w_out, const Share& share,
+DEVICE void run_backward(unsigned char* shared, const uint4* weights, const uint4* saved_gates,
+                         const uint2* saved_cells, u32* __restrict__ da, const float* w_out, const Share& share,
                          int T, int H, int K) {
     constexpr int IN_REGISTERS = BACKWARD_TILES - BACKWARD_SHARED;
     const int lane = threadIdx.x % WARP, own = share.warp * GROUPS * WARP + lane;
@@ -505,11 +504,10 @@ DEVICE void run_backward(unsigned char* shared, const uint4* __restrict__ weight
 }
 
 KERNEL(THREADS, 1)
-persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restrict__ backward_weights,
-                const float* __restrict__ w_out, const float* __restrict__ b_out, const u8* __restrict__ bytes,
-                const float* __restrict__ floats, const u32* __restrict__ labels, const u32* __restrict__ rows,
-                const u32* __restrict__ turn, u32* hx, u32* __restrict__ da, uint4* saved_gates, uint2* saved_cells,
-                float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted,
+persistent_lstm(const uint4* forward_weights, const uint4* backward_weights, const float* w_out, const float* b_out,
+                const u8* __restrict__ bytes, const float* __restrict__ floats, const u32* __restrict__ labels,
+                const u32* __restrict__ rows, const u32* turn, u32* hx, u32* __restrict__ da, uint4* saved_gates,
+                uint2* saved_cells, float* __restrict__ logits, float* __restrict__ loss, u32* __restrict__ predicted,
                 u32* __restrict__ batch_labels, float* __restrict__ head_parts, float* __restrict__ h_last,
                 float* __restrict__ c_last, int B, int T, int I, int H, int K, int model_size) {
     extern __shared__ __align__(16) unsigned char shared[];
@@ -522,6 +520,7 @@ persistent_lstm(const uint4* __restrict__ forward_weights, const uint4* __restri
     logits += model * B * K, loss += model * B, predicted += model * B, batch_labels += model * B;
     head_parts += model * tiles * (H + 1) * K;
     if (model > 0) h_last = nullptr;
+    follow_launches();
     const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;
     convert_inputs<true>(hx, bytes, floats, batch, share, B, T, I);
     // The copies of the first steps read what other threads wrote; and a block must have started before it is written to.

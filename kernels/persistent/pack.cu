@@ -62,11 +62,11 @@ DEVICE void store_fold(u16* __restrict__ weights, float fold, int row, int gate,
 
 // With fewer registers than two blocks leave, some sizes would spill.
 KERNEL(FOLD_THREADS, 2)
-persistent_fold(const float* __restrict__ input_layer, const float* __restrict__ w_x, const float* __restrict__ b,
-                u32* __restrict__ turn, u16* __restrict__ forward_weights, int I, int P, int H, int model_size,
-                float scale, float forget_bias) {
+persistent_fold(const float* input_layer, const float* w_x, const float* b, u32* turn, u16* __restrict__ forward_weights,
+                int I, int P, int H, int model_size, float scale, float forget_bias) {
     const size_t model = blockIdx.y;
     input_layer += model * model_size, w_x += model * model_size;
+    follow_launches();
     __shared__ float tile_in[FOLD_ROWS][FOLD_DEPTH + 1];
     __shared__ float tile_x[FOLD_DEPTH][FOLD_COLUMNS];
     const int J = I + 1, column = threadIdx.x % FOLD_COLUMNS, row_of_tile = threadIdx.x / FOLD_COLUMNS;

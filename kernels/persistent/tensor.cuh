@@ -80,6 +80,24 @@ DEVICE void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// The start of a kernel that may be launched before the launch before it has ended (programmatic dependent launch, from sm_90 on;
+// elsewhere, and where it is launched as usual, nothing waits here). What follows may start to take its place, and then all launches
+// before this one have ended and their results are there.
+//
+// Why that is right. The second instruction returns when the launch before this one has ended, whatever it let start when. That
+// one has ended only after each of its threads has waited here in turn for the launch before it; and so on, back to one that was
+// launched as usual, and so started after everything before it had ended. So the first instruction may come before the second,
+// and what comes after the second is as ordered as without any of this, provided that
+//   - every thread of every kernel that is launched so comes here, and
+//   - nothing in global memory is read or written before: arguments and indices are all that there is.
+// The emulator checks both. What earlier launches write must be read by plain loads: those for memory that stays as it is while the
+// kernel runs (ld.global.nc) are not meant for what has changed until here. So there is no __restrict__ where such memory is only read.
+DEVICE void follow_launches() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Two numbers, rounded to nearest even, the first in the low half.
 DEVICE u32 pair_of_bf16(float low, float high) {
     u32 pair;

@@ -35,8 +35,7 @@ struct Stage {
 static_assert(STAGES * sizeof(Stage) <= 48 * 1024, "static shared memory");
 
 // Starts to copy a stage, if the part has one more; a group of copies in any case. Tiles beyond the last are zero.
-DEVICE void fetch_stage(Stage& to, const uint4* __restrict__ hx, const uint4* __restrict__ da, int first, int tiles,
-                        bool wanted) {
+DEVICE void fetch_stage(Stage& to, const uint4* hx, const uint4* da, int first, int tiles, bool wanted) {
     const int row0 = blockIdx.y % ROW_BLOCKS * BLOCK_ROWS, column0 = blockIdx.x * GRADIENT_COLUMNS;
     if (wanted) {
         for (int at = threadIdx.x; at < STAGE_TILES * BLOCK_ROWS; at += GRADIENT_THREADS) {
@@ -109,12 +108,13 @@ DEVICE void add_parts_of_inputs(const float* parts, float* __restrict__ d_fold, 
 
 // `parts` is written and read: its loads must be plain ones, that see what other blocks wrote.
 KERNEL(GRADIENT_THREADS)
-persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict__ da, float* parts,
-                           float* __restrict__ d_fold, u32* counters, int tiles, int hx_tiles, int I, int H, float scale) {
+persistent_weight_gradient(const uint4* hx, const uint4* da, float* parts, float* __restrict__ d_fold, u32* counters,
+                           int tiles, int hx_tiles, int I, int H, float scale) {
     const size_t model = blockIdx.y / ROW_BLOCKS, part_size = (UNITS + INPUTS) * GATES * UNITS;
     hx += model * hx_tiles * (UNITS + INPUTS), da += model * tiles * (GATES * UNITS);
     parts += model * gridDim.z * part_size, d_fold += model * (I + 1) * GATES * H, counters += model * gridDim.x;
     __shared__ Stage stages[STAGES];
+    follow_launches();
     const int all = (tiles + STAGE_TILES - 1) / STAGE_TILES;
     const int begin = (int)((long long)all * blockIdx.z / gridDim.z);
     const int end = (int)((long long)all * (blockIdx.z + 1) / gridDim.z);
@@ -161,7 +161,7 @@ persistent_weight_gradient(const uint4* __restrict__ hx, const uint4* __restrict
 constexpr int PARTS_THREADS = 256;
 
 // The gradient of the weight from `unit`'s h to a gate of `of_gate`.
-DEVICE float recurrent_gradient(const float* __restrict__ parts, int unit, int gate, int of_gate, int S) {
+DEVICE float recurrent_gradient(const float* parts, int unit, int gate, int of_gate, int S) {
     const float* part = parts + (size_t)unit * GATES * UNITS + gate_row(gate, of_gate);
     float sum = 0.0f;
 #pragma unroll 8

@@ -38,7 +38,7 @@ DEVICE float update(const Optimizer& adam, size_t at, float gradient) {
 }
 
 // Row `unit` of W_h.
-DEVICE void update_recurrent(const Optimizer& adam, const float* __restrict__ parts, u16* __restrict__ forward_weights,
+DEVICE void update_recurrent(const Optimizer& adam, const float* parts, u16* __restrict__ forward_weights,
                              u16* __restrict__ backward_weights, int unit, int S, int H) {
     for (int column = threadIdx.x; column < GATES * H; column += UPDATE_THREADS) {
         const int gate = column / H, of_gate = column % H;
@@ -50,8 +50,8 @@ DEVICE void update_recurrent(const Optimizer& adam, const float* __restrict__ pa
 }
 
 // Row p of W_x, and column p of [W_in; b_in].
-DEVICE void update_input(const Optimizer& of_w_x, const Optimizer& of_input, const float* __restrict__ d_fold, int p, int J,
-                         int P, int G) {
+DEVICE void update_input(const Optimizer& of_w_x, const Optimizer& of_input, const float* d_fold, int p, int J, int P,
+                         int G) {
     __shared__ float column_in[INPUTS];
     __shared__ float row_x[GATES * UNITS];
     for (int j = threadIdx.x; j < J; j += UPDATE_THREADS) column_in[j] = of_input.parameters[(size_t)j * P + p];
@@ -75,8 +75,8 @@ DEVICE void update_input(const Optimizer& of_w_x, const Optimizer& of_input, con
 }
 
 // Mean loss and count of the batch. As in batch_metrics.
-DEVICE void measure(const float* __restrict__ loss, const u32* __restrict__ predicted, const u32* __restrict__ labels,
-                    float* __restrict__ mean_loss, u32* __restrict__ correct, int B) {
+DEVICE void measure(const float* loss, const u32* predicted, const u32* labels, float* __restrict__ mean_loss,
+                    u32* __restrict__ correct, int B) {
     __shared__ u32 counts[UPDATE_THREADS / WARP];
     float sum = 0.0f;
     u32 count = 0;
@@ -97,13 +97,13 @@ DEVICE void measure(const float* __restrict__ loss, const u32* __restrict__ pred
 }
 
 KERNEL(UPDATE_THREADS)
-persistent_update(const float* __restrict__ parts, const float* __restrict__ d_fold, const float* __restrict__ head_parts,
-                  const float* __restrict__ loss, const u32* __restrict__ predicted, const u32* __restrict__ labels,
-                  const float* __restrict__ step_sizes, const u32* __restrict__ turn, float* parameters, float* m, float* v,
-                  u16* __restrict__ forward_weights, u16* __restrict__ backward_weights, float* __restrict__ mean_loss,
-                  u32* __restrict__ correct, int S, int tiles, int B, int I, int P, int H, int K, int at_input, int at_w_x,
-                  int at_w_h, int at_b, int at_head, int model_size, float beta1, float rest1, float beta2, float rest2,
-                  float epsilon) {
+persistent_update(const float* parts, const float* d_fold, const float* head_parts, const float* loss, const u32* predicted,
+                  const u32* labels, const float* __restrict__ step_sizes, const u32* turn, float* parameters, float* m,
+                  float* v, u16* __restrict__ forward_weights, u16* __restrict__ backward_weights,
+                  float* __restrict__ mean_loss, u32* __restrict__ correct, int S, int tiles, int B, int I, int P, int H,
+                  int K, int at_input, int at_w_x, int at_w_h, int at_b, int at_head, int model_size, float beta1,
+                  float rest1, float beta2, float rest2, float epsilon) {
+    follow_launches();
     const int G = GATES * H, J = I + 1;
     const size_t model = blockIdx.y, of_turn = *turn * (size_t)gridDim.y + model;
     parts += model * S * (UNITS + INPUTS) * GATES * UNITS, d_fold += model * J * G, head_parts += model * tiles * (H + 1) * K;

@@ -2,7 +2,7 @@
 // them. They compute nothing that training needs, so they are no part of the kernels' text: build.rs joins only the files of
 // the folder above.
 //
-// What all of them share, except `empty`:
+// What all of them share, except `empty` and `dependent`:
 //
 // Inputs   rounds     int, 0 or more: each chain makes 16 · rounds steps (STEPS)
 // Outputs  clocks     u64 [blocks, warps, 2], the multiprocessor's clock when a warp began its steps and when it had issued
@@ -346,3 +346,10 @@ PROBE(256) cluster_exchange_4(u64* __restrict__ clocks, u32* __restrict__ kept, 
 
 // empty: nothing, to see what a launch costs by itself. No arguments, any grid and block up to 1024 threads.
 PROBE(1024) empty() {}
+
+#if __CUDA_ARCH__ >= 900
+// dependent: the same where the launch before it has not ended yet, for which it waits, and lets the next one start.
+PROBE(1024) dependent() {
+    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+}
+#endif

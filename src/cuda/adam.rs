@@ -97,7 +97,7 @@ pub fn advance<D: Device>(device: &D, turn: Part<'_, u32>) -> Result<()> {
 
 fn launch<D: Device>(device: &D, kernel: &'static str, blocks: u32, threads: u32, args: &[Arg]) -> Result<()> {
     let (grid, block) = ([blocks, 1, 1], [threads, 1, 1]);
-    let launch = Launch { kernel, grid, block, cluster: [1; 3], shared: 0, args };
+    let launch = Launch { kernel, grid, block, cluster: [1; 3], shared: 0, dependent: false, args };
     // SAFETY: `arg` has checked the length of each tensor against n; the turn is below S by the engine's contract.
     unsafe { device.launch(&launch) }
 }

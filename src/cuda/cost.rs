@@ -382,7 +382,7 @@ mod tests {
     const GIVEN: Arg = Arg::Address(4096);
 
     fn of(kernel: &'static str, grid: [u32; 3], args: &[Arg]) -> (u64, u64) {
-        let launch = Launch { kernel, grid, block: [1; 3], cluster: [1; 3], shared: 0, args };
+        let launch = Launch { kernel, grid, block: [1; 3], cluster: [1; 3], shared: 0, dependent: false, args };
         let cost = cost(&launch).unwrap();
         (cost.bytes, cost.operations)
     }
@@ -504,7 +504,15 @@ mod tests {
         for kernel in sources::names().into_iter().chain(specialized) {
             assert!(file.contains(&format!("\"{kernel}\" ")), "no formula for {kernel} in src/cuda/cost.rs");
         }
-        let launch = Launch { kernel: "no such", grid: [1; 3], block: [1; 3], cluster: [1; 3], shared: 0, args: &[] };
+        let launch = Launch {
+            kernel: "no such",
+            grid: [1; 3],
+            block: [1; 3],
+            cluster: [1; 3],
+            shared: 0,
+            dependent: false,
+            args: &[],
+        };
         assert_eq!(cost(&launch), None);
     }
 }

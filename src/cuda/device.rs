@@ -35,6 +35,9 @@ pub struct Launch<'a> {
     pub cluster: [u32; 3],
     /// Dynamic shared memory of a block, in bytes.
     pub shared: u32,
+    /// Whether it may start before the launches before it have ended (programmatic dependent launch), where the device can: the
+    /// kernel itself waits for them.
+    pub dependent: bool,
     /// Arguments, in the order of the kernel's contract.
     pub args: &'a [Arg],
 }
@@ -48,6 +51,16 @@ pub struct Limits {
     pub shared: u32,
     /// Multiprocessors.
     pub multiprocessors: u32,
+}
+
+/// The oldest compute capability with dependent launches: Hopper. The kernels wait from there on.
+const OLDEST_WITH_DEPENDENT_LAUNCHES: (u32, u32) = (9, 0);
+
+impl Limits {
+    /// Whether launches may overlap, see [`Launch::dependent`].
+    pub fn has_dependent_launches(&self) -> bool {
+        self.capability >= OLDEST_WITH_DEPENDENT_LAUNCHES
+    }
 }
 
 /// A GPU, real or emulated. Everything that it is told to do is done in that order, later than the call returns.

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// The oldest driver whose calls are all used here know, as `cuDriverGetVersion` counts: CUDA 11.4.
 const OLDEST_DRIVER: i32 = 11_040;
+/// The oldest driver that records dependent launches, likewise: CUDA 12.3.
+const OLDEST_WITH_DEPENDENT_LAUNCHES: u32 = 12_030;
 /// The oldest GPUs that NVRTC 13 compiles for: Turing.
 const OLDEST_CAPABILITY: (u32, u32) = (7, 5);
 
@@ -299,6 +301,29 @@ fn find_functions(
     Ok(())
 }
 
+/// Of a launch: its blocks are in clusters of so many.
+fn in_clusters([x, y, z]: [u32; 3]) -> sys::CUlaunchAttribute {
+    let mut value = no_value();
+    value.clusterDim.x = x;
+    value.clusterDim.y = y;
+    value.clusterDim.z = z;
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    sys::CUlaunchAttribute { id, pad: Default::default(), value }
+}
+
+/// Of a launch: it may start before the launch before it has ended.
+fn dependent() -> sys::CUlaunchAttribute {
+    let mut value = no_value();
+    value.programmaticStreamSerializationAllowed = 1;
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    sys::CUlaunchAttribute { id, pad: Default::default(), value }
+}
+
+fn no_value() -> sys::CUlaunchAttributeValue {
+    // SAFETY: a union of plain numbers, of which zeros are values.
+    unsafe { std::mem::zeroed() }
+}
+
 /// A real GPU.
 pub struct Driver {
     gpu: Gpu,
@@ -307,6 +332,8 @@ pub struct Driver {
     functions: HashMap<&'static str, CudaFunction>,
     /// In place of the GPU's own.
     limits: Option<Limits>,
+    /// Whether GPU and driver have dependent launches.
+    overlaps: bool,
     use_cache: bool,
     origin: Origin,
     compiler: String,
@@ -348,7 +375,10 @@ impl Driver {
         let mut functions = HashMap::new();
         find_functions(&mut functions, &module, &sources::names(), &device)?;
         let Program { origin, compiler, notes, .. } = program;
-        Ok(Self { gpu, context, stream, functions, limits: None, use_cache, origin, compiler, notes })
+        let mut driver =
+            Self { gpu, context, stream, functions, limits: None, overlaps: false, use_cache, origin, compiler, notes };
+        driver.overlaps = driver.limits()?.has_dependent_launches() && version()? >= OLDEST_WITH_DEPENDENT_LAUNCHES;
+        Ok(driver)
     }
 
     /// Adds kernels from elsewhere, such as a test's, which the driver translates.
@@ -390,23 +420,20 @@ impl Driver {
         failed(&named(self.gpu.ordinal), action, error)
     }
 
-    /// As [`Device::launch`], for blocks in clusters, which only newer drivers know.
-    unsafe fn launch_clusters(&self, function: &CudaFunction, launch: &Launch<'_>) -> Result<()> {
+    /// As [`Device::launch`], with what only newer drivers know: blocks in clusters, dependent launches.
+    unsafe fn launch_extended(
+        &self,
+        function: &CudaFunction,
+        launch: &Launch<'_>,
+        attributes: &mut [sys::CUlaunchAttribute],
+    ) -> Result<()> {
         const CALL: &str = "cuLaunchKernelEx";
         if !has(CALL) {
             return Err(incomplete(CALL));
         }
         let failed = |e| self.failed(&format!("launch {}", launch.kernel), e);
         self.context.bind_to_thread().map_err(failed)?;
-        let ([x, y, z], [grid_x, grid_y, grid_z], [block_x, block_y, block_z]) =
-            (launch.cluster, launch.grid, launch.block);
-        // SAFETY: a union of plain numbers, of which zeros are values.
-        let mut value: sys::CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
-        value.clusterDim.x = x;
-        value.clusterDim.y = y;
-        value.clusterDim.z = z;
-        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        let mut attribute = sys::CUlaunchAttribute { id, pad: Default::default(), value };
+        let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (launch.grid, launch.block);
         let config = sys::CUlaunchConfig {
             gridDimX: grid_x,
             gridDimY: grid_y,
@@ -416,8 +443,8 @@ impl Driver {
             blockDimZ: block_z,
             sharedMemBytes: launch.shared,
             hStream: self.stream.cu_stream(),
-            attrs: &mut attribute,
-            numAttrs: 1,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         let address = |arg: &Arg| match arg {
             Arg::Address(value) => std::ptr::from_ref(value) as *mut std::ffi::c_void,
@@ -514,9 +541,12 @@ impl Device for Driver {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, launch.shared as i32).map_err(failed)?;
         }
-        if launch.cluster != [1; 3] {
+        let cluster = (launch.cluster != [1; 3]).then(|| in_clusters(launch.cluster));
+        let dependent = (launch.dependent && self.overlaps).then(dependent);
+        let mut attributes: Vec<_> = cluster.into_iter().chain(dependent).collect();
+        if !attributes.is_empty() {
             // SAFETY: the caller's word.
-            return unsafe { self.launch_clusters(function, launch) };
+            return unsafe { self.launch_extended(function, launch, &mut attributes) };
         }
         let mut builder = self.stream.launch_builder(function);
         for arg in launch.args {

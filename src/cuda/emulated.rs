@@ -178,8 +178,9 @@ impl Device for Emulated {
 
     #[allow(unsafe_code)]
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let Launch { grid, block, cluster, shared, .. } = *launch;
-        let shape = Shape { grid, block, cluster, dynamic_shared: shared };
+        let Launch { grid, block, cluster, shared, dependent, .. } = *launch;
+        let dependent = dependent && self.limits.has_dependent_launches();
+        let shape = Shape { grid, block, cluster, dynamic_shared: shared, dependent };
         let args = launch.args.iter().map(argument).collect();
         let launch = Recorded { kernel: launch.kernel, shape, args };
         match &mut *self.recording.borrow_mut() {
@@ -205,7 +206,11 @@ impl Device for Emulated {
     }
 
     fn replay(&self, graph: &Vec<Recorded>) -> Result<()> {
-        graph.iter().try_for_each(|launch| self.run(launch))
+        // The first one has nothing to depend on: a replay starts when everything before it has ended.
+        let first = graph
+            .first()
+            .map(|launch| Recorded { shape: Shape { dependent: false, ..launch.shape }, ..launch.clone() });
+        first.iter().chain(graph.iter().skip(1)).try_for_each(|launch| self.run(launch))
     }
 
     /// Of the emulation, which tells nothing of a GPU.

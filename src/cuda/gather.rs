@@ -136,7 +136,15 @@ pub fn gather<D: Device>(device: &D, sequences: &DeviceSequences<D>, batch: &Gat
         int(usize::from(reversed)),
     ];
     let grid = [tiles(count, GATHER_THREADS), 1, 1];
-    let launch = Launch { kernel, grid, block: [GATHER_THREADS, 1, 1], cluster: [1; 3], shared: 0, args: &args };
+    let launch = Launch {
+        kernel,
+        grid,
+        block: [GATHER_THREADS, 1, 1],
+        cluster: [1; 3],
+        shared: 0,
+        dependent: false,
+        args: &args,
+    };
     // SAFETY: every length was checked against the sizes given, above; the rows are below N and the turn below S by this
     // function's and the engine's contract.
     unsafe { device.launch(&launch) }

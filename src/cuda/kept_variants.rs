@@ -14,10 +14,8 @@ use std::io::Read;
 /// The file, from the repository's root.
 pub const PATH: &str = "kernels/persistent/kept.ptx.gz";
 
-/// The oldest architecture that kernels of a variant are for.
-fn architecture(variant: &Variant) -> &'static str {
-    if variant.division.cluster == 1 { "compute_80" } else { "compute_90" }
-}
+/// What they are compiled for: the first architecture with all that there is in them, clusters and dependent launches included.
+const ARCHITECTURE: &str = "compute_90";
 
 const PACKED: &[u8] = include_bytes!("../../kernels/persistent/kept.ptx.gz");
 
@@ -91,7 +89,7 @@ pub fn ptx(variant: &Variant) -> Result<String> {
     let kept = text.starts_with(&first_line()).then(|| text.split_once(&mark)).flatten();
     match kept {
         Some((_, rest)) => Ok(rest.split("//// variant").next().unwrap_or_default().to_owned()),
-        None => make_one(&Nvrtc::open()?, variant, &variant.source()),
+        None => make_one(&Nvrtc::open()?, &variant.source()),
     }
 }
 
@@ -100,8 +98,8 @@ pub fn ptx(variant: &Variant) -> Result<String> {
 /// # Errors
 ///
 /// Those of [`Nvrtc::compile`].
-pub fn make_one(nvrtc: &Nvrtc, variant: &Variant, source: &str) -> Result<String> {
-    let compiled = nvrtc.compile(source, "variant.cu", &Target::Ptx(architecture(variant).into()))?;
+pub fn make_one(nvrtc: &Nvrtc, source: &str) -> Result<String> {
+    let compiled = nvrtc.compile(source, "variant.cu", &Target::Ptx(ARCHITECTURE.into()))?;
     kept::lowered(&String::from_utf8_lossy(&compiled.code))
 }
 
@@ -114,7 +112,7 @@ pub fn make(nvrtc: &Nvrtc) -> Result<String> {
     let mut text = first_line();
     for variant in &VARIANTS {
         text += &mark(variant);
-        text += &make_one(nvrtc, variant, &variant.source())?;
+        text += &make_one(nvrtc, &variant.source())?;
         text.push('\n');
     }
     Ok(text)

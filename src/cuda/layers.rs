@@ -183,7 +183,7 @@ pub fn unpool<D: Device>(device: &D, cell: &Pooled<'_>, d_pooled: Part<'_, f32>,
 
 fn launch<D: Device>(device: &D, kernel: &'static str, count: usize, args: &[Arg]) -> Result<()> {
     let (grid, block) = ([tiles(count, LAYERS_THREADS), 1, 1], [LAYERS_THREADS, 1, 1]);
-    let launch = Launch { kernel, grid, block, cluster: [1; 3], shared: 0, args };
+    let launch = Launch { kernel, grid, block, cluster: [1; 3], shared: 0, dependent: false, args };
     // SAFETY: `arg` has checked the length of each tensor against T, B and H; the turn is below S by the engine's contract,
     // and lengths are at most T.
     unsafe { device.launch(&launch) }

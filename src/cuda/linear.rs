@@ -124,6 +124,7 @@ fn launch_parts<D: Device>(device: &D, product: &Product<'_>, split: Split) -> R
         block: [PRODUCT_THREADS, 1, 1],
         cluster: [1; 3],
         shared: 0,
+        dependent: false,
         args: &args,
     };
     // SAFETY: `arg` has checked the length of each matrix against M, N, K and the number of parts.
@@ -143,6 +144,7 @@ pub fn sum_parts<D: Device>(device: &D, parts: Part<'_, f32>, c: Part<'_, f32>, 
         block: [SUM_THREADS, 1, 1],
         cluster: [1; 3],
         shared: 0,
+        dependent: false,
         args: &args,
     };
     // SAFETY: `arg` has checked both lengths.
@@ -162,6 +164,7 @@ pub fn column_sums<D: Device>(device: &D, a: Part<'_, f32>, c: Part<'_, f32>, m:
         block: [COLUMN_SUM_COLUMNS, COLUMN_SUM_GROUPS, 1],
         cluster: [1; 3],
         shared: 0,
+        dependent: false,
         args: &args,
     };
     // SAFETY: `arg` has checked both lengths.

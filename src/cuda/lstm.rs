@@ -133,6 +133,7 @@ fn launch<D: Device>(device: &D, kernel: &'static str, batch: usize, hidden: usi
         block: [LSTM_UNITS, LSTM_GROUPS, 1],
         cluster: [1; 3],
         shared: 0,
+        dependent: false,
         args,
     };
     // SAFETY: `arg` has checked the length of each tensor against B, J and H.

@@ -28,9 +28,10 @@ const OPERATIONS_OF_MMA: u32 = 2 * 16 * 8 * 16;
 /// Architectures that tensor cores with bf16 and TF32, and clusters, begin with.
 const MMA_FROM: u32 = 80;
 const CLUSTERS_FROM: u32 = 90;
+const DEPENDENT_FROM: u32 = 90;
 
 /// Every probe, with the architecture that it begins with.
-const KERNELS: [(&str, u32); 25] = [
+const KERNELS: [(&str, u32); 26] = [
     ("fma_1", 0),
     ("fma_8", 0),
     ("ex2_1", 0),
@@ -56,6 +57,7 @@ const KERNELS: [(&str, u32); 25] = [
     ("cluster_exchange_2", CLUSTERS_FROM),
     ("cluster_exchange_4", CLUSTERS_FROM),
     ("empty", 0),
+    ("dependent", DEPENDENT_FROM),
 ];
 
 /// Names of the probes that GPUs of this architecture can run; 90 stands for `sm_90`.
@@ -181,7 +183,7 @@ pub fn slope(counts: [usize; 2], times: [f64; 2]) -> f64 {
 
 // ---- running a probe ----
 
-/// A launch of a probe, `empty` apart.
+/// A launch of a probe, `empty` and `dependent` apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// Its name.
@@ -253,6 +255,7 @@ impl<'a, D: Device> Bench<'a, D> {
             block: [threads, 1, 1],
             cluster: [cluster, 1, 1],
             shared: 0,
+            dependent: false,
             args: &args,
         };
         // SAFETY: the arguments are those of the contract, and the buffers have room for all blocks, warps and threads; the
@@ -431,21 +434,34 @@ fn clusters<D: Device>(device: &D, effort: &Effort, micro: &mut Micro) {
 }
 
 fn launches<D: Device>(device: &D, machine: &Machine, effort: &Effort, micro: &mut Micro) -> Result<()> {
-    let empty = |blocks: u32, threads: u32| {
-        let (grid, block) = ([blocks, 1, 1], [threads, 1, 1]);
-        let launch = Launch { kernel: "empty", grid, block, cluster: [1; 3], shared: 0, args: &[] };
+    let launch = |kernel: &'static str, blocks: u32, threads: u32| {
+        let (grid, block, dependent) = ([blocks, 1, 1], [threads, 1, 1], kernel == "dependent");
+        let launch = Launch { kernel, grid, block, cluster: [1; 3], shared: 0, dependent, args: &[] };
         // SAFETY: it touches nothing.
         unsafe { device.launch(&launch) }
     };
-    for (name, blocks, threads) in [("1 warp", 1, WARP), ("all multiprocessors", machine.multiprocessors, 256)] {
+    let empty = |blocks: u32, threads: u32| launch("empty", blocks, threads);
+    let gap = |kernel: &'static str, blocks: u32, threads: u32| -> Result<f64> {
         let mut times = [0.0; 2];
         for (nodes, time) in effort.nodes.into_iter().zip(&mut times) {
-            let graph = device.capture(&mut || (0..nodes).try_for_each(|_| empty(blocks, threads)))?;
+            let graph = device.capture(&mut || (0..nodes).try_for_each(|_| launch(kernel, blocks, threads)))?;
             *time = fastest(device, effort, &mut || device.replay(&graph))?;
         }
-        let gap = slope(effort.nodes, times);
-        let name = format!("graph node, empty, {name}");
-        micro.add(name, gap * 1e6, "us", "how many kernels an iteration may have");
+        Ok(slope(effort.nodes, times))
+    };
+    for (size, blocks, threads) in [("1 warp", 1, WARP), ("all multiprocessors", machine.multiprocessors, 256)] {
+        let name = format!("graph node, empty, {size}");
+        micro.add(name, gap("empty", blocks, threads)? * 1e6, "us", "how many kernels an iteration may have");
+        if machine.architecture < DEPENDENT_FROM {
+            continue;
+        }
+        let name = format!("graph node, dependent, {size}");
+        match gap("dependent", blocks, threads) {
+            Ok(gap) => {
+                micro.add(name, gap * 1e6, "us", "whether a launch should start before the one before it has ended")
+            }
+            Err(error) => micro.left_out.push(format!("{name}: {error}")),
+        }
     }
     let count = effort.nodes[1].max(1);
     let many = &mut || (0..count).try_for_each(|_| empty(1, WARP));

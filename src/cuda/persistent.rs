@@ -21,6 +21,8 @@ use crate::model::Model;
 use crate::optimizer::Adam;
 use crate::shape::{Dims, Linear};
 
+/// Kernels that wait for the launches before them themselves: see `follow_launches` in `kernels/persistent/tensor.cuh`.
+const DEPENDENT: [&str; 4] = ["persistent_lstm", "persistent_weight_gradient", "persistent_update", "persistent_fold"];
 /// Most numbers in all parts of the weight gradients together.
 const MOST_NUMBERS: usize = 16 << 20;
 
@@ -460,7 +462,7 @@ pub(super) fn launch<D: Device>(
     threads: u32,
     args: &[Arg],
 ) -> Result<()> {
-    start(device, &Launch { kernel, grid, block: [threads, 1, 1], cluster: [1; 3], shared: 0, args })
+    start(device, kernel, (grid, [threads, 1, 1], [1; 3]), 0, args)
 }
 
 /// Launches a kernel whose blocks own the tiles of a batch, of that many sequences and classes, of some models, as the variant divides them.
@@ -473,13 +475,20 @@ pub(super) fn launch_divided<D: Device>(
 ) -> Result<()> {
     let (grid, block) = ([variant.blocks(batch) as u32, models as u32, 1], [variant.threads() as u32, 1, 1]);
     let (cluster, shared) = ([variant.division.cluster as u32, 1, 1], variant.shared_bytes(classes) as u32);
-    start(device, &Launch { kernel, grid, block, cluster, shared, args })
+    start(device, kernel, (grid, block, cluster), shared, args)
 }
 
-fn start<D: Device>(device: &D, launch: &Launch<'_>) -> Result<()> {
+fn start<D: Device>(
+    device: &D,
+    kernel: &'static str,
+    (grid, block, cluster): ([u32; 3], [u32; 3], [u32; 3]),
+    shared: u32,
+    args: &[Arg],
+) -> Result<()> {
+    let launch = Launch { kernel, grid, block, cluster, shared, dependent: DEPENDENT.contains(&kernel), args };
     // SAFETY: all buffers were made for this variant and batch, and `arg` has checked them and the others against the sizes
     // given; the rows are below N and the turn below S by the engine's contract.
-    unsafe { device.launch(launch) }
+    unsafe { device.launch(&launch) }
 }
 
 /// Parts of the weight gradients' product over `count` tiles: so many that every multiprocessor has a block.

@@ -28,18 +28,19 @@ struct Recorded {
     block: [u32; 3],
     cluster: [u32; 3],
     shared: u32,
+    dependent: bool,
     args: Vec<Arg>,
 }
 
 impl Recorded {
     fn of(launch: &Launch<'_>) -> Self {
-        let Launch { kernel, grid, block, cluster, shared, args } = *launch;
-        Self { kernel, grid, block, cluster, shared, args: args.to_vec() }
+        let Launch { kernel, grid, block, cluster, shared, dependent, args } = *launch;
+        Self { kernel, grid, block, cluster, shared, dependent, args: args.to_vec() }
     }
 
     fn launch(&self) -> Launch<'_> {
-        let Self { kernel, grid, block, cluster, shared, ref args } = *self;
-        Launch { kernel, grid, block, cluster, shared, args }
+        let Self { kernel, grid, block, cluster, shared, dependent, ref args } = *self;
+        Launch { kernel, grid, block, cluster, shared, dependent, args }
     }
 }
 
@@ -131,8 +132,10 @@ impl<D: Device> Profiled<D> {
         if let Some(lead) = &self.lead {
             lead.run(&self.device)?;
         }
+        // Of its own time no launch before it takes a part.
+        let alone = Launch { dependent: false, ..launch.clone() };
         // SAFETY: the caller's word.
-        let milliseconds = self.device.time(&mut || unsafe { self.device.launch(launch) })?;
+        let milliseconds = self.device.time(&mut || unsafe { self.device.launch(&alone) })?;
         self.seen.borrow_mut().push(Timed { kernel: launch.kernel, cost: cost(launch), milliseconds });
         Ok(())
     }

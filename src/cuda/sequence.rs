@@ -154,6 +154,7 @@ impl<D: Device> Sequence<D> {
             block: [self.launches.pack_threads, 1, 1],
             cluster: [1; 3],
             shared: 0,
+            dependent: false,
             args: &args,
         };
         // SAFETY: `arg` has checked the lengths of all three.
@@ -216,6 +217,7 @@ impl<D: Device> Sequence<D> {
             block: [self.launches.threads as u32, 1, 1],
             cluster: [cluster, 1, 1],
             shared: shared as u32,
+            dependent: false,
             args,
         };
         // SAFETY: `arg` has checked each length against T, B and H; the packed weights are of this variant.

@@ -66,7 +66,8 @@ pub fn softmax<D: Device>(
 
 fn launch_rows<D: Device>(device: &D, kernel: &'static str, batch: usize, args: &[Arg]) -> Result<()> {
     let grid = [tiles(batch, SOFTMAX_THREADS / WARP), 1, 1];
-    let launch = Launch { kernel, grid, block: [SOFTMAX_THREADS, 1, 1], cluster: [1; 3], shared: 0, args };
+    let launch =
+        Launch { kernel, grid, block: [SOFTMAX_THREADS, 1, 1], cluster: [1; 3], shared: 0, dependent: false, args };
     // SAFETY: `arg` has checked the length of each tensor against B and K; labels are below K by the caller's word.
     unsafe { device.launch(&launch) }
 }
@@ -106,7 +107,15 @@ pub fn batch_metrics<D: Device>(device: &D, metrics: &Metrics<'_>) -> Result<()>
         int(batch),
     ];
     let block = [METRICS_THREADS, 1, 1];
-    let launch = Launch { kernel: "batch_metrics", grid: [1; 3], block, cluster: [1; 3], shared: 0, args: &args };
+    let launch = Launch {
+        kernel: "batch_metrics",
+        grid: [1; 3],
+        block,
+        cluster: [1; 3],
+        shared: 0,
+        dependent: false,
+        args: &args,
+    };
     // SAFETY: `arg` has checked the length of each tensor against B; the turn is below S by the engine's contract.
     unsafe { device.launch(&launch) }
 }

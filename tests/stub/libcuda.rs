@@ -594,27 +594,33 @@ pub unsafe extern "C" fn cuLaunchKernel(
     call("cuLaunchKernel", |driver| {
         driver.context()?;
         let function = driver.functions.get(function.addr().wrapping_sub(1)).ok_or(INVALID_HANDLE)?;
-        let (mut text, mut addresses) = (String::new(), Vec::new());
-        for (index, form) in function.params.iter().flatten().enumerate() {
-            let param = *params.add(index);
-            if form == ".u64" {
-                addresses.push(*param.cast::<u64>());
-                text += &format!(" address:{:x}", *param.cast::<u64>());
-            } else {
-                text += &format!(" {}:{:x}", &form[1..], *param.cast::<u32>());
-            }
-        }
-        let text = format!(" {} {x},{y},{z} {block_x},{block_y},{block_z} {shared}{text}", function.name);
-        // 0 is an argument that is left out.
-        addresses.retain(|address| *address != 0);
-        for address in &addresses {
-            driver.place(*address, 1).map_err(|_| ILLEGAL_ADDRESS)?;
-        }
-        if let Some(recording) = &mut driver.recording {
-            recording.push(addresses);
-        }
-        Ok(text)
+        let text = format!(" {} {x},{y},{z} {block_x},{block_y},{block_z} {shared}", function.name);
+        let forms = function.params.clone();
+        Ok(text + &launched(driver, forms, params)?)
     })
+}
+
+/// Holds the arguments of a launch to their forms, as far as these are known, and records it; the arguments for the log.
+unsafe fn launched(driver: &mut Driver, forms: Option<Vec<String>>, params: *mut *mut c_void) -> Outcome {
+    let (mut text, mut addresses) = (String::new(), Vec::new());
+    for (index, form) in forms.iter().flatten().enumerate() {
+        let param = *params.add(index);
+        if form == ".u64" {
+            addresses.push(*param.cast::<u64>());
+            text += &format!(" address:{:x}", *param.cast::<u64>());
+        } else {
+            text += &format!(" {}:{:x}", &form[1..], *param.cast::<u32>());
+        }
+    }
+    // 0 is an argument that is left out.
+    addresses.retain(|address| *address != 0);
+    for address in &addresses {
+        driver.place(*address, 1).map_err(|_| ILLEGAL_ADDRESS)?;
+    }
+    if let Some(recording) = &mut driver.recording {
+        recording.push(addresses);
+    }
+    Ok(text)
 }
 
 #[unsafe(no_mangle)]
@@ -636,12 +642,12 @@ pub struct LaunchConfig {
     count: c_uint,
 }
 
-/// `CUlaunchAttribute`, of which only the cluster's size is known here.
+/// `CUlaunchAttribute`: of a cluster's size (4) three numbers count, of a dependent launch (6) the first.
 #[repr(C)]
 pub struct LaunchAttribute {
     id: c_uint,
     pad: [u8; 4],
-    cluster: [c_uint; 16],
+    value: [c_uint; 16],
 }
 
 #[unsafe(no_mangle)]
@@ -655,10 +661,12 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
         driver.context()?;
         let function = driver.functions.get(function.addr().wrapping_sub(1)).ok_or(INVALID_HANDLE)?;
         let LaunchConfig { grid: [x, y, z], block: [bx, by, bz], shared, attributes, count, .. } = &*config;
-        let LaunchAttribute { id, cluster: [cx, cy, cz, ..], .. } = &*(*attributes);
-        let text = format!(" {} {x},{y},{z} {bx},{by},{bz} {shared} {count} {id}:{cx},{cy},{cz}", function.name);
-        driver.place(*(*params).cast::<u64>(), 1).map_err(|_| ILLEGAL_ADDRESS)?;
-        Ok(text)
+        let mut text = format!(" {} {x},{y},{z} {bx},{by},{bz} {shared}", function.name);
+        for LaunchAttribute { id, value: [a, b, c, ..], .. } in std::slice::from_raw_parts(*attributes, *count as usize) {
+            text += &format!(" {id}={a},{b},{c}");
+        }
+        let forms = function.params.clone();
+        Ok(text + &launched(driver, forms, params)?)
     })
 }
 

@@ -484,12 +484,12 @@ impl Machine<'_> {
         if earlier & !FLAG == IN_FLIGHT {
             return "a copy or store that is still under way".to_string();
         }
+        if self.history.is_earlier(earlier) {
+            return "an earlier launch, which was not waited for".to_string();
+        }
         let segment = self.history.segment(earlier);
         if segment.block != warp.order.block {
-            return match segment.block.checked_sub(self.first_block) {
-                Some(number) => format!("the {number}th block that ran"),
-                None => "another block".to_string(),
-            };
+            return format!("the {}th block that ran", segment.block - self.first_block);
         }
         let (first, block) = self.threads_of(segment.warp);
         match earlier % SEGMENT {

@@ -316,9 +316,8 @@ impl Decoder<'_, '_> {
             "bar" | "barrier" => self.barrier(parts),
             "shfl" => self.shuffle(parts),
             "vote" => self.vote(parts),
-            "bra" | "ret" | "exit" | "membar" | "fence" | "activemask" | "nanosleep" | "trap" | "brkpt" => {
-                self.control(parts)
-            }
+            "bra" | "ret" | "exit" | "membar" | "fence" | "activemask" | "nanosleep" | "trap" | "brkpt"
+            | "griddepcontrol" => self.control(parts),
             "mma" | "ldmatrix" | "movmatrix" => self.tensor(parts),
             "cp" if parts.get(1) == Some(&"async") => self.copy(parts),
             "set" => self.set(parts),
@@ -859,7 +858,9 @@ impl Decoder<'_, '_> {
             }
             ["ret"] | ["ret", "uni"] => Ok(Some(self.names.end.map_or(Op::Exit, Op::Branch))),
             ["exit"] => Ok(Some(Op::Exit)),
-            ["brkpt"] => Ok(Some(Op::Nop)),
+            // When a launch may follow is not looked at: it may at any time.
+            ["brkpt"] | ["griddepcontrol", "launch_dependents"] => Ok(Some(Op::Nop)),
+            ["griddepcontrol", "wait"] => rare(Rare::WaitForLaunches),
             ["trap"] => rare(Rare::Trap("the kernel stops itself".to_string())),
             ["fence", "mbarrier_init", "release", "cluster"] => Ok(Some(Op::Nop)),
             ["fence", "proxy", "async"] | ["fence", "proxy", "async", "shared::cta" | "shared::cluster" | "global"] => {

@@ -33,6 +33,8 @@ pub(crate) struct Warp {
     pub pc: [u32; LANES],
     /// Lanes that have not exited.
     pub alive: u32,
+    /// Lanes that have not waited for the launches before this one, and must.
+    pub unwaited: u32,
     /// Lanes that wait at their instruction until others of the warp arrive there.
     pub blocked: u32,
     /// The barriers at which lanes wait, and those lanes.
@@ -138,6 +140,14 @@ pub(crate) type Found<T> = Result<T, Finding>;
 
 pub(crate) fn find<T>(kind: Kind, lane: usize, detail: String) -> Found<T> {
     Err(Finding { kind, lane: lane as u32, detail })
+}
+
+/// A later launch, which waits for this one alone, would not know that those before it have ended.
+#[cold]
+fn leaves_early(lanes: u32) -> Found<Flow> {
+    let detail =
+        format!("lanes {lanes:#010x} exit without griddepcontrol.wait, in a launch that may overlap earlier ones");
+    find(Kind::Unwaited, lanes.trailing_zeros() as usize, detail)
 }
 
 /// The numbers of the lanes of a mask.
@@ -369,6 +379,7 @@ impl Machine<'_> {
         match &instruction.op {
             Op::Branch(target) if active == mask => return Ok(Flow::Jump(*target)),
             Op::Branch(target) => return Ok(Flow::Split(active, *target)),
+            Op::Exit if active & warp.unwaited != 0 => return leaves_early(active & warp.unwaited),
             Op::Exit => return Ok(Flow::Exit(active)),
             Op::Barrier { id, count, wait, aligned } => {
                 if *aligned && !self.gathered(warp, warp.alive, active, mask, Kind::DivergentBarrier)? {

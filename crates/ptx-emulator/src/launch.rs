@@ -84,12 +84,16 @@ pub struct Shape {
     /// Blocks of a cluster (x, y, z). A kernel that prescribes its clusters may be launched with one block each, which
     /// stands for "as prescribed".
     pub cluster: [u32; 3],
+    /// Whether it may start before the launches before it have ended (programmatic dependent launch). Then each of its threads
+    /// must do `griddepcontrol.wait`, and before that may touch nothing that those launches have touched, one of the two
+    /// writing: all of them back to the last one that was not dependent itself.
+    pub dependent: bool,
 }
 
 impl Default for Shape {
     /// One thread.
     fn default() -> Shape {
-        Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3] }
+        Shape { grid: [1; 3], block: [1; 3], dynamic_shared: 0, cluster: [1; 3], dependent: false }
     }
 }
 
@@ -152,7 +156,10 @@ impl Module {
         if options.sanitize {
             memory.buffers.iter_mut().for_each(|buffer| buffer.shadow.start_launch(forget));
         }
-        let history = History::new(memory.next_stamp);
+        if forget || !shape.dependent {
+            memory.overlap = memory.next_stamp;
+        }
+        let history = History::new(memory.next_stamp, memory.overlap);
         let shadow = |rank: usize| {
             let shadow = SharedShadow::new(if options.sanitize { shared } else { 0 }, warps);
             if together == 1 { shadow } else { shadow.in_cluster((rank * warps) as u32) }
@@ -265,6 +272,7 @@ fn new_warps(kernel: &Kernel, per_block: usize, blocks: usize) -> Vec<Warp> {
         p: vec![0; bank.p as usize],
         pc: [0; LANES],
         alive: 0,
+        unwaited: 0,
         blocked: 0,
         waits: Vec::new(),
         tallies: Vec::new(),

@@ -40,6 +40,10 @@
 //! ones are computed in f64 and rounded, so that they lie within the error that the PTX manual allows, and need not have
 //! the bits that a GPU gives. The same holds for products on tensor cores (`mma`), whose sums are rounded once.
 //!
+//! A launch can be one that may start before those before it have ended ([`Shape::dependent`]). Launches still run one after
+//! another, but until a warp's threads have done `griddepcontrol.wait` all that those launches touched counts as touched at the same
+//! time, and to exit without it is reported: then a wait for one launch is a wait for all before it.
+//!
 //! What goes on beside a thread is checked as such: bytes that `cp.async` copies are nobody's until its group was waited
 //! for, and those that `st.async` stores until the phase of its `mbarrier` was seen to be over. The shared memory of
 //! another block of the cluster may be reached only between a barrier of the cluster that shows that it has started, and

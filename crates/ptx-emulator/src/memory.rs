@@ -25,13 +25,15 @@ pub struct Memory {
     pub(crate) buffers: Vec<Buffer>,
     /// The first stamp of the next launch: they go on from launch to launch, so that nothing need be cleared.
     pub(crate) next_stamp: Stamp,
+    /// The first stamp of the last launch that was not dependent: launches from there on may overlap a dependent one.
+    pub(crate) overlap: Stamp,
     /// Where the variables of a module are, by the module's number.
     pub(crate) modules: HashMap<u64, Vec<u64>>,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { buffers: Vec::new(), next_stamp: SEGMENT, modules: HashMap::new() }
+        Memory { buffers: Vec::new(), next_stamp: SEGMENT, overlap: SEGMENT, modules: HashMap::new() }
     }
 }
 

@@ -411,6 +411,8 @@ pub(crate) enum Rare {
     /// What a thread has started so far becomes a group.
     CloseGroup,
     WaitForCopies(Until),
+    /// `griddepcontrol.wait`
+    WaitForLaunches,
     /// The bug that the program itself reports, with what it is.
     Trap(String),
     /// A clock, which counts the launch's instructions.

@@ -51,6 +51,8 @@ pub(crate) struct Segment {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     first: Stamp,
+    /// The first segment of the launches that may still run when this one starts.
+    overlap: Stamp,
     entries: Vec<Segment>,
     /// The last unions of readers that were made: neighbouring places mostly have the same readers.
     unions: Vec<[Stamp; 3]>,
@@ -59,9 +61,9 @@ pub(crate) struct History {
 const UNIONS: usize = 256;
 
 impl History {
-    /// A history that starts with this segment.
-    pub fn new(first: Stamp) -> History {
-        History { first, entries: Vec::new(), unions: vec![[0; 3]; UNIONS] }
+    /// A history that starts with this segment, of a launch that those from `overlap` on may overlap.
+    pub fn new(first: Stamp, overlap: Stamp) -> History {
+        History { first, overlap, entries: Vec::new(), unions: vec![[0; 3]; UNIONS] }
     }
 
     /// The number that the next segment will have.
@@ -77,6 +79,11 @@ impl History {
     fn push(&mut self, segment: Segment) -> Stamp {
         self.entries.push(segment);
         self.next() - SEGMENT
+    }
+
+    /// Whether a stamp is that of an earlier launch.
+    pub fn is_earlier(&self, stamp: Stamp) -> bool {
+        stamp & !FLAG < self.first
     }
 
     /// What is known of a stamp's segment.
@@ -145,7 +152,8 @@ impl History {
     /// The first of a read's members that is not in the past of lanes of a warp.
     pub fn unordered_reader(&self, mut read: Stamp, who: &Order, lanes: u32) -> Option<Stamp> {
         while read != 0 {
-            let (newest, older) = self.members(read);
+            // Who they were that read in an earlier launch is not known any more.
+            let (newest, older) = if self.is_earlier(read) { (read, 0) } else { self.members(read) };
             if !who.ordered(self, newest, lanes) {
                 return Some(newest);
             }
@@ -239,7 +247,8 @@ pub(crate) struct Order {
     pub fenced: Clock,
     /// The running segment.
     pub stamp: Stamp,
-    /// The first segments of the launch and of the block, and the first one that need not be in the past of this warp.
+    /// The first segments of the launch and of the block, and the first one that need not be in the past of this warp. Until it has
+    /// waited for earlier launches, the first of those that may overlap this one stands for the launch's.
     ///
     /// The two last bound numbers of this block alone, because blocks run one after another. Blocks that ran side by
     /// side would have to leave `floor` at `block_start`, so that every question goes to the clocks.
@@ -281,10 +290,15 @@ impl Order {
     /// At the start of a block.
     pub fn start(&mut self, history: &mut History, block: u32, block_start: Stamp, lanes: u32) {
         (self.block, self.lanes) = (block, lanes);
-        (self.launch, self.block_start, self.floor) = (history.first, block_start, block_start);
+        (self.launch, self.block_start, self.floor) = (history.overlap, block_start, block_start);
         self.past.clear();
         self.fenced.clear();
         self.meet(history);
+    }
+
+    /// Earlier launches have ended.
+    pub fn wait_for_launches(&mut self, history: &History) {
+        self.launch = history.first;
     }
 
     /// The warp's own tick.

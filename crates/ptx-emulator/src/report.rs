@@ -63,6 +63,8 @@ pub enum Kind {
     BadOperand,
     /// An access to the shared memory of a block of the cluster that may not have started, or may have exited.
     BlockAbsent,
+    /// A thread of a dependent launch that exits without having waited for the launches before it.
+    Unwaited,
     /// A `trap`, or a call of a function that is not part of the module, such as a failed assertion.
     Trap,
 }
@@ -80,6 +82,7 @@ impl fmt::Display for Kind {
             Kind::StepLimit => "step limit reached",
             Kind::BadOperand => "operand not allowed",
             Kind::BlockAbsent => "block of the cluster absent",
+            Kind::Unwaited => "earlier launches not waited for",
             Kind::Trap => "trap",
         })
     }

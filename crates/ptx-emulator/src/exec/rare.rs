@@ -101,6 +101,12 @@ impl Machine<'_> {
             Rare::CopyAsync(copy) => self.start_copies(warp, copy, active)?,
             Rare::CloseGroup => self.close_group(warp, active),
             Rare::WaitForCopies(until) => self.wait_for_copies(warp, *until, active)?,
+            Rare::WaitForLaunches => {
+                warp.unwaited &= !active;
+                if warp.unwaited & warp.alive == 0 {
+                    warp.order.wait_for_launches(&self.history);
+                }
+            }
             Rare::Trap(what) => return find(Kind::Trap, active.trailing_zeros() as usize, what.clone()),
             Rare::Clock { d } => lanes(active).for_each(|lane| warp.set(*d, lane, self.steps)),
             Rare::MoveMatrix { d, a } => warp.r[*d as usize] = mma::transposed(&warp.r[*a as usize]),

@@ -14,6 +14,7 @@ pub(super) fn reset(warp: &mut Warp, kernel: &Kernel, shape: &Shape, at: [u32; 3
     let start = (warp.index * LANES) as u32;
     let count = (threads - start).min(LANES as u32);
     warp.alive = u32::MAX >> (LANES as u32 - count);
+    warp.unwaited = if shape.dependent { warp.alive } else { 0 };
     (warp.pc, warp.blocked, warp.asleep) = ([0; LANES], 0, 0);
     (warp.sent, warp.arrived, warp.asking) = (0, None, false);
     warp.waits.clear();
