@@ -129,7 +129,7 @@ fn a_larger_model_has_its_launches_counted() {
     let model = Model { layers: 2, bidirectional: true, pool: Pool::Max, dropout, ..MODEL };
     let (data, device) = (dataset_of(padded(DIMS, 5), DIMS.k), Emulated::new(kept::ptx(), Default::default()).unwrap());
     let job = Job { model, data, ..job(Precision::Bf16) };
-    let profile = profile::profile(Profiled::new(device), &job).unwrap();
+    let profile = profile::profile(Profiled::new(device), &job, None).unwrap();
     assert_eq!(profile.precision, Precision::F32);
     let reason = "one launch a step, in f32, as no other kernels know this: 2 layers, two directions, the maximum over \
                   the steps, sequences of different lengths";
