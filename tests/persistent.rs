@@ -388,9 +388,10 @@ fn losses(metrics: &[StepMetrics]) -> Vec<f32> {
 fn training_follows_the_reference() {
     let dims = Dims { t: 7, i: 28, p: 24, h: 60, k: 5 };
     let model = Model::new(dims);
-    for (data, grad_clip) in [(images(dims, 60), None), (dataset(dims, 60), Some(0.1))] {
+    let plain = Adam { learning_rate: 0.003, ..Adam::default() };
+    let (clipping, decaying) = (Adam { grad_clip: Some(0.1), ..plain }, Adam { weight_decay: 10.0, ..plain });
+    for (data, adam) in [(images(dims, 60), plain), (dataset(dims, 60), clipping), (images(dims, 60), decaying)] {
         let (batch, steps) = (20, 25);
-        let adam = Adam { learning_rate: 0.003, grad_clip, ..Adam::default() };
         let rows: Vec<u32> = (0..steps * batch).map(|k| (k * 37 % 60) as u32).collect();
         let mut engine = engine(model, adam, data.clone(), 0);
         let got = engine.train_steps(&rows, batch).unwrap();

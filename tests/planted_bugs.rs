@@ -128,7 +128,7 @@ const BUGS: [Bug; 69] = [
         "the second direction's columns over the first's",
         "* width + first + unit] = value",
         "* width + unit] = value",
-        "race",
+        "uninitialised memory",
     ),
     bug(
         "layers.cu",

@@ -212,6 +212,8 @@ fn what_cannot_train_side_by_side_trains_alone_and_says_why() {
     };
     let clipped = Adam { grad_clip: Some(1.0), ..Adam::default() };
     assert_eq!(of(clipped, Precision::Bf16, emulated(0, MANY)), (1, "gradients are clipped".into()));
+    let decaying = Adam { weight_decay: 0.1, ..Adam::default() };
+    assert_eq!(of(decaying, Precision::Bf16, emulated(0, MANY)), (1, "weights decay".into()));
     let (models, why) = of(Adam::default(), Precision::F32, emulated(0, MANY));
     assert!(models == 1 && why.contains("in f32: "), "{why}");
     // Too little of it for any kernels that are compiled for a model.

@@ -6,6 +6,7 @@
 //!
 //! Which kernels train is planned for each size of batch ([`super::plan`]), and which of those with the same bits is the fastest may
 //! be timed ([`super::tune`]). The same family scores and predicts.
+//! Models beyond the tutorial's, and sequences of different lengths, go through [`Stack`], whatever the size.
 //!
 //! An engine may hold several models of the same sizes, which train side by side in the same launches
 //! ([`CudaEngine::with_models`]); whatever is asked of an [`Engine`] is then about the one that was chosen.

@@ -35,7 +35,7 @@ pub struct Stack<D: Device> {
     /// Class of each one's largest logit, `[B]`.
     predicted: Buffer<D, u32>,
     /// What backward needs.
-    back: Option<Back<D>>,
+    back: Option<Box<Back<D>>>,
 }
 
 /// One layer in one direction; J is what it reads, and 1.
@@ -155,7 +155,7 @@ impl<D: Device> Stack<D> {
             logits: Buffer::new(device, "logits", capacity * model.dims.k)?,
             loss: Buffer::new(device, "loss", capacity)?,
             predicted: Buffer::new(device, "predicted", capacity)?,
-            back: if trains { Some(Back::new(device, model, capacity)?) } else { None },
+            back: trains.then(|| Back::new(device, model, capacity).map(Box::new)).transpose()?,
         })
     }
 
@@ -194,7 +194,7 @@ impl<D: Device> Stack<D> {
     }
 
     fn back(&self) -> &Back<D> {
-        self.back.as_ref().expect("there is room for backward")
+        self.back.as_deref().expect("there is room for backward")
     }
 
     fn sizes(&self, batch: usize) -> layers::Sizes {
