@@ -470,7 +470,7 @@ impl<D: Device> CudaEngine<D> {
     ///
     /// # Errors
     ///
-    /// Those of [`CudaEngine::new`]; [`Error::Usage`] for a precision that there are no kernels for.
+    /// Those of [`CudaEngine::new`].
     pub fn with_precision(
         device: D,
         model: Model,
@@ -486,8 +486,6 @@ impl<D: Device> CudaEngine<D> {
             return Err(Error::usage("model sizes", found, "choose smaller ones"));
         }
         let limits = device.limits()?;
-        // A precision that no kernels have is refused now, and not when training starts.
-        Plan::new(model.dims, 1, precision, &limits)?;
         let mut engine = Self {
             device,
             limits,

@@ -79,7 +79,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// None: every precision has kernels, or others in their place.
+    /// None today: every precision has kernels, or others take their place.
     pub fn new(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> Result<Self> {
         match precision {
             Precision::F32 => Ok(Self::in_f32(dims, batch, limits, "")),
