@@ -83,6 +83,7 @@ impl Device for Clocked {
         let division = match *kernels {
             Specialized::Persistent(variant) => Family::Persistent(variant).division(),
             Specialized::Sequence(variant) => Family::Sequence(variant).division(),
+            Specialized::Tf32(variant) => Family::Tf32(variant).division(),
         };
         if !self.clock.iter().any(|(of, _)| *of == division) {
             let (found, remedy) = ("the clock has none".into(), "none".into());

@@ -542,7 +542,7 @@ impl<D: Device> CudaEngine<D> {
 
     /// How many of the models can train side by side, 1 or more.
     fn most_models(&mut self, trainees: &[Trainee], batch: usize) -> Result<usize> {
-        let one = self.planned(batch, &self.limits)?.family;
+        let one = self.planned(batch, &self.limits).family;
         if !matches!(one, Family::Persistent(_)) || trainees[0].needs_alone().is_some() {
             self.prepare_plan(batch, 1)?;
             return Ok(1);
@@ -612,9 +612,9 @@ impl<D: Device> CudaEngine<D> {
     }
 
     /// Which kernels train batches of that size on a GPU of those limits, and why.
-    fn planned(&self, batch: usize, limits: &Limits) -> Result<Plan> {
+    fn planned(&self, batch: usize, limits: &Limits) -> Plan {
         match &self.extras {
-            Some(extras) => Ok(Plan::stack(extras)),
+            Some(extras) => Plan::stack(extras),
             None => Plan::new(self.model.dims, batch, self.precision, limits),
         }
     }
@@ -625,7 +625,7 @@ impl<D: Device> CudaEngine<D> {
         // Models side by side share the multiprocessors.
         let multiprocessors = (self.limits.multiprocessors / models as u32).max(1);
         let (dims, limits) = (self.model.dims, &Limits { multiprocessors, ..self.limits });
-        let plan = self.planned(batch, limits)?.with_activations(self.activations);
+        let plan = self.planned(batch, limits).with_activations(self.activations);
         Ok(match (self.division, &self.tuning) {
             (Some(division), _) => vec![plan.with_division(dims, batch, division, limits)?],
             (None, None) => vec![plan],
@@ -726,8 +726,8 @@ impl<D: Device> CudaEngine<D> {
         self.time_training(batch, |time| tune::of_one(STEPS_AT_ONCE, time))
     }
 
-    /// What `measure` makes of the milliseconds of as many iterations as it asks for, on any rows and with no steps of the parameters:
-    /// these stay what they are, and so does the work.
+    /// What `measure` makes of the milliseconds of as many iterations as it asks for, on any rows and with steps of size zero: the work
+    /// is that of training. Weight decay goes on, so whoever asks puts the parameters back.
     fn time_training(
         &mut self,
         batch: usize,
@@ -778,7 +778,7 @@ impl<D: Device> CudaEngine<D> {
             return Ok(Family::Stack);
         }
         let Some(Plan { family, .. }) = self.plan else { return self.prepare_plan(batch, 1) };
-        let planned = self.planned(batch, &self.limits)?.family;
+        let planned = self.planned(batch, &self.limits).family;
         Ok(if discriminant(&planned) == discriminant(&family) { family } else { Family::PerStep })
     }
 

@@ -76,19 +76,13 @@ pub struct Plan {
 impl Plan {
     /// Chooses kernels for batches of `batch` sequences. Where the model asks for more than the kernels of a precision can do,
     /// those in f32, which are more accurate, take their place.
-    ///
-    /// # Errors
-    ///
-    /// None today: every precision has kernels, or others take their place.
-    pub fn new(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> Result<Self> {
-        match precision {
-            Precision::F32 => Ok(Self::in_f32(dims, batch, limits, "")),
-            Precision::Bf16 => Ok(Self::persistent(dims, batch, limits)
-                .unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))),
-            Precision::Tf32 => Ok(Tf32Variant::new(dims, batch, limits)
-                .map(|variant| Self::in_tf32(variant, batch))
-                .unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))),
-        }
+    pub fn new(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> Self {
+        let planned = match precision {
+            Precision::F32 => return Self::in_f32(dims, batch, limits, ""),
+            Precision::Bf16 => Self::persistent(dims, batch, limits),
+            Precision::Tf32 => Tf32Variant::new(dims, batch, limits).map(|variant| Self::in_tf32(variant, batch)),
+        };
+        planned.unwrap_or_else(|why| Self::in_f32(dims, batch, limits, &format!("{why}; ")))
     }
 
     /// The same with activations of another form, where the kernels have it.
@@ -291,7 +285,7 @@ mod tests {
     const RTX4090: Limits = Limits { capability: (8, 9), shared: 99 * 1024, multiprocessors: 128 };
 
     fn reason(dims: Dims, batch: usize, precision: Precision, limits: &Limits) -> String {
-        let Plan { family, reason } = Plan::new(dims, batch, precision, limits).unwrap();
+        let Plan { family, reason } = Plan::new(dims, batch, precision, limits);
         assert_eq!(family == Family::PerStep, reason.starts_with("one launch a step, in f32: "), "{reason}");
         assert_eq!(reason.lines().count(), 1);
         reason
@@ -314,7 +308,7 @@ mod tests {
     }
 
     fn division(gpu: &str, batch: usize, h: usize) -> Option<[usize; 2]> {
-        let plan = Plan::new(Dims { h, ..TUTORIAL }, batch, Precision::Bf16, &limits_of(gpu)).unwrap();
+        let plan = Plan::new(Dims { h, ..TUTORIAL }, batch, Precision::Bf16, &limits_of(gpu));
         let Family::Persistent(Variant { division: Division { tiles, cluster }, .. }) = plan.family else {
             return None;
         };
@@ -323,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_tutorials_model_is_trained_in_one_launch_with_all_weights_in_registers() {
-        let of = |limits: &Limits| Plan::new(TUTORIAL, 128, Precision::Bf16, limits).unwrap();
+        let of = |limits: &Limits| Plan::new(TUTORIAL, 128, Precision::Bf16, limits);
         let plan = of(&RTX4090);
         assert!(plan.reason.ends_with("16 blocks of 256 threads, weights in registers"), "{}", plan.reason);
         let plan = of(&H100);
@@ -332,7 +326,7 @@ mod tests {
             "{}",
             plan.reason
         );
-        let plan = Plan::new(TUTORIAL, 8192, Precision::Bf16, &H100).unwrap();
+        let plan = Plan::new(TUTORIAL, 8192, Precision::Bf16, &H100);
         let expected = "128 blocks of 256 threads, 64 sequences each, weights in registers";
         assert!(plan.reason.ends_with(expected), "{}", plan.reason);
     }
@@ -371,7 +365,7 @@ mod tests {
             for h in [1, 16, 60, 100, 128, 144, 192, 256, 320, 384, 512] {
                 let dims = Dims { h, ..TUTORIAL };
                 for batch in [1, 100, 1000, 5000, 100_000] {
-                    let plan = Plan::new(dims, batch, Precision::Bf16, &limits).unwrap();
+                    let plan = Plan::new(dims, batch, Precision::Bf16, &limits);
                     let alternatives = plan.alternatives(dims, batch, &limits);
                     let Family::Persistent(chosen) = plan.family else {
                         assert!(alternatives.is_empty());
@@ -394,7 +388,7 @@ mod tests {
     #[test]
     fn where_kernels_cannot_be_had_all_reasons_are_told() {
         let of = |precision, limits: &Limits| {
-            Plan::new(TUTORIAL, 128, precision, limits).unwrap().without_kernels("no compiler").reason
+            Plan::new(TUTORIAL, 128, precision, limits).without_kernels("no compiler").reason
         };
         let old = Limits { capability: (7, 5), ..H100 };
         let told = "bf16 needs compute capability 8.0, and this GPU has 7.5; no compiler";
@@ -408,14 +402,11 @@ mod tests {
     fn few_candidates_with_the_same_bits_are_timed_the_chosen_one_first() {
         let divisions = |gpu: &str, batch, h, precision| {
             let (dims, limits) = (Dims { h, ..TUTORIAL }, limits_of(gpu));
-            let plan = Plan::new(dims, batch, precision, &limits).unwrap().with_activations(Activations::Fast);
+            let plan = Plan::new(dims, batch, precision, &limits).with_activations(Activations::Fast);
             let candidates = plan.candidates(dims, batch, &limits);
             assert_eq!(candidates[0], plan);
             for Plan { family, reason } in &candidates {
-                assert_eq!(
-                    Plan::new(dims, batch, precision, &limits).unwrap().family.division(),
-                    plan.family.division()
-                );
+                assert_eq!(Plan::new(dims, batch, precision, &limits).family.division(), plan.family.division());
                 match (family, plan.family) {
                     (Family::Persistent(one), Family::Persistent(chosen)) => assert!(one.has_bits_of(&chosen)),
                     (Family::Sequence(_), Family::Sequence(_)) | (Family::PerStep, Family::PerStep) => {}
@@ -436,7 +427,7 @@ mod tests {
         assert_eq!(divisions("H200", 128, 1024, Precision::F32), [""], "a launch for each step is but one way");
         // Why it is f32 is told of each.
         let (dims, limits) = (Dims { t: 40_000, h: 64, ..TUTORIAL }, H100);
-        let plans = Plan::new(dims, 128, Precision::Bf16, &limits).unwrap().candidates(dims, 128, &limits);
+        let plans = Plan::new(dims, 128, Precision::Bf16, &limits).candidates(dims, 128, &limits);
         assert!(plans.len() == 5 && plans.iter().all(|plan| plan.reason.contains(": 40000 steps are more than")));
     }
 
@@ -444,7 +435,7 @@ mod tests {
     fn a_division_that_does_not_fit_is_refused() {
         let refused = |gpu: &str, tiles, cluster| {
             let limits = limits_of(gpu);
-            let plan = Plan::new(TUTORIAL, 128, Precision::Bf16, &limits).unwrap();
+            let plan = Plan::new(TUTORIAL, 128, Precision::Bf16, &limits);
             let error = plan.with_division(TUTORIAL, 128, Division { tiles, cluster }, &limits).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             error.to_string()

@@ -261,7 +261,7 @@ mod tests {
     const LIMITS: Limits = Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors: 132 };
 
     fn candidates() -> Vec<Plan> {
-        Plan::new(DIMS, 128, Precision::Bf16, &LIMITS).unwrap().candidates(DIMS, 128, &LIMITS)
+        Plan::new(DIMS, 128, Precision::Bf16, &LIMITS).candidates(DIMS, 128, &LIMITS)
     }
 
     fn subject(candidates: &[Plan]) -> Subject<'_> {
