@@ -5,16 +5,21 @@
 
 Counts are of one warp and one step, of the loops of kernels/persistent/kept.ptx.gz for 128 hidden units and 28 inputs; blocks of
 the loop that only its first or last step runs are left out. The model of the pipes, of one of the four parts of a multiprocessor,
-with w warps there:
+with w warps there, at least one:
 
-    products   w · products · r               r: cycles between two products (mma 16 x 8 x 16) on one part
-    special    w · special functions · 8      16 results a cycle of a multiprocessor
+    products   w · products · r               r: cycles between two products (mma 16 x 8 x 16) on one part; and at least 33 for
+                                              each of a chain, where one adds to the sum of the other
+    special    w · special functions · 8      16 results a cycle of a multiprocessor; and at least 200, the latency of a cell
     memory     128 bytes a cycle of a multiprocessor: what all warps of a block load from and store to shared and global memory
-    forward    products + special + 60        a warp's activations wait for its products; 60 for barrier, loads, stores
-    backward   max(products, memory) + 150, and at least 460, the latency of its chain of products, loads and stores
-    cluster    130 more a step                h or da through distributed shared memory, and the cluster's barrier
+    forward    products + special + 60        a warp's activations wait for its products; 60 for barrier, loads, stores. Products of
+                                              x are those of the next step: beside the special functions, which take longer
+    backward   max(products, memory) + 150, and at least the chain + 196, the latency of loads, stores and the barrier; and in any
+               case 70 more                   two warps add their halves: a store, their barrier, a load
+    cluster    130 more a step                h or da through distributed shared memory, and the cluster's barrier. What memory is
+                                              asked for after a warp has arrived there counts to them
 
-60, 150 and 460 were fitted to a simulation of compiled code, which they meet within 15 %; 130 is an estimate.
+60, 150 and 196 were fitted to a simulation of compiled code as it was before halves and before x went ahead, which they met within
+15 %; 33, 70, 130 and 200 are estimates.
 """
 
 import gzip
@@ -27,6 +32,10 @@ KEPT = Path(__file__).parent.parent / "kernels/persistent/kept.ptx.gz"
 GPUS = [("H200", True, 1.98, 6), ("A100", False, 1.41, 8), ("L4", False, 2.04, 16), ("RTX 4090", False, 2.52, 16)]
 STEPS = 28
 PARTS = 4
+# Chains of sums of a warp backward.
+HALF_CHAINS = 4
+# Cycles from a product to the next one of its chain; a cell's special functions, one after the other; two halves; a cluster.
+CHAINED, CELL, HALVES, EXCHANGE = 33, 200, 70, 130
 # Microseconds outside of the steps. All are estimates, until `fused-lstm bench micro` and `profile` have measured them.
 IN_LAUNCH = 3.0  # in persistent_lstm: weights to registers, forward and backward; inputs to operands; the head
 OTHERS = 6.5  # the work of the three other launches
@@ -45,19 +54,19 @@ COUNTED = [
     ("stores to shared memory, of this block and others", r"st\.shared"),
     ("stores to global memory", r"st\.global"),
     ("loads from global memory", r"ld\.global"),
-    ("barriers of the block or cluster", r"(bar\.sync|barrier\.sync|barrier\.cluster\.wait)"),
+    ("barriers of the block, the cluster or two warps", r"(bar\.sync|barrier\.sync|barrier\.cluster\.wait)"),
 ]
 
 
 def variants():
-    """The texts of persistent_lstm for 128 units and 32 padded inputs: by (activations are fast, blocks of a cluster)."""
+    """Constants and text of persistent_lstm for 128 units and 32 padded inputs: by (activations are fast, blocks of a cluster)."""
     found = {}
     for part in gzip.open(KEPT, "rt").read().split("//// variant ")[1:]:
         head, text = part.split("\n", 1)
         values = {name: int(value) for name, value in (pair.split() for pair in head.split(", "))}
         if (values["UNITS"], values["INPUTS"], values["TILES"]) == (128, 32, 1):
             entry = next(entry for entry in text.split(".entry ")[1:] if entry.startswith("persistent_lstm("))
-            found[values["FAST_ACTIVATIONS"], values["CLUSTER"]] = entry
+            found[values["FAST_ACTIVATIONS"], values["CLUSTER"]] = values, entry
     return found
 
 
@@ -91,7 +100,7 @@ def steady(lines, forward):
             blocks.append(block)
             block = []
     blocks.append(block)
-    marks = r"mma\.|ldmatrix\.|\.approx|cvt\.rn\.f16x2|bar\.sync|barrier\." + ("" if forward else r"|st\.shared|st\.global")
+    marks = r"mma\.|ldmatrix\.|\.approx|cvt\.rn\.f16x2|bar\.sync|barrier\." + (r"|st\.global\.v4" if forward else r"|st\.shared|st\.global")
     return [line for block in blocks if any(re.search(marks, line) for line in block) for line in block]
 
 
@@ -112,17 +121,22 @@ def wavefronts(lines):
     return total
 
 
-def step(lines, forward, cluster, r):
+def step(lines, forward, values, r):
     """Predicted cycles."""
-    warps = 8 // cluster
+    units, groups, cluster = (values[name] for name in ("UNITS", "GROUPS", "CLUSTER"))
+    warps = units // (8 * groups * cluster)
     of_part = max(1, warps // PARTS)
+    exchange = EXCHANGE if cluster > 1 else 0
     products = of_part * count(lines, r"mma\.") * r
-    special = of_part * count(lines, r"(ex2|rcp|tanh)\.approx") * 8
-    memory = warps * wavefronts(lines)
-    exchange = 130 if cluster > 1 else 0
     if forward:
-        return products + special + 60 + exchange
-    return max(max(products, memory) + 150, 460) + exchange
+        of_x = of_part * values["INPUTS"] // 16 * 2 * groups * r
+        special = of_part * count(lines, r"(ex2|rcp|tanh)\.approx") * 8
+        chain = units // 16 // values["CHAINS"] * CHAINED
+        return max(products - of_x, chain) + max(special, of_x, CELL) + 60 + exchange
+    chain = units // 4 // 2 // HALF_CHAINS * CHAINED
+    arrival = next((at for at, line in enumerate(lines) if "barrier.cluster.arrive" in line), len(lines))
+    memory = warps * wavefronts(lines[:arrival])
+    return max(max(products, memory) + 150, chain + 196) + HALVES + exchange
 
 
 def around(dependent, iterations):
@@ -134,7 +148,8 @@ def around(dependent, iterations):
 def main():
     if len(sys.argv) > 1:
         sys.exit(__doc__)
-    made = {key: loops(entry) for key, entry in variants().items()}
+    values = {key: values for key, (values, _) in variants().items()}
+    made = {key: loops(entry) for key, (_, entry) in variants().items()}
     columns = [((0, 1), "one block"), ((1, 1), "one block, fast"), ((0, 4), "cluster of 4")]
     print("| of one warp and step | " + " | ".join(f"{name}: forward, backward" for _, name in columns) + " |")
     print("| --- |" + " --- |" * len(columns))
@@ -159,7 +174,7 @@ def main():
         for key, name in columns:
             if key[1] > 1 and not has_clusters:
                 continue
-            forward, backward = (step(lines, n == 0, key[1], r) for n, lines in enumerate(made[key]))
+            forward, backward = (step(lines, n == 0, values[key], r) for n, lines in enumerate(made[key]))
             steps = STEPS * (forward + backward) / ghz / 1e3
             # The GPUs with clusters are those with dependent launches.
             all_of_it = steps + around(has_clusters, ITERATIONS)

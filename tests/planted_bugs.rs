@@ -307,7 +307,7 @@ const BUGS: [Bug; 69] = [
 ];
 
 /// Bugs of the persistent kernels.
-const PERSISTENT_BUGS: [Bug; 70] = [
+const PERSISTENT_BUGS: [Bug; 79] = [
     // ---- persistent/layout.cuh ----
     bug(
         "persistent/layout.cuh",
@@ -357,8 +357,8 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "halves of an operand exchanged",
-        "multiply_add(sum[k % CHAINS][m], weight, low, high)",
-        "multiply_add(sum[k % CHAINS][m], weight, high, low)",
+        "weight, operand[at][0], operand[at][1])",
+        "weight, operand[at][1], operand[at][0])",
         "numbers",
     ),
     bug(
@@ -386,29 +386,29 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "a step does not wait for its input",
-        "wait_for_copies<X_SLOTS - 2>();",
+        "wait_for_copies<X_SLOTS - 3>();",
         "wait_for_copies<X_SLOTS - 1>();",
         "race",
     ),
     bug(
         "persistent/lstm.cu",
         "an input comes into the place of one in use",
-        "share, t + X_SLOTS - 1, T);\n#pragma",
-        "share, t + X_SLOTS, T);\n#pragma",
+        "share, t + FETCHED, T);",
+        "share, t + FETCHED + 1, T);",
         "uninitialised memory",
     ),
     bug(
         "persistent/lstm.cu",
         "no barrier between steps forward",
-        "of the step before any more.\n        meet();",
+        "of the step before any more.\n        wait_for_all();",
         "of the step before any more.",
-        "race",
+        "uninitialised memory",
     ),
     bug(
         "persistent/lstm.cu",
         "h in the place that is being read",
-        "FORWARD_H + ((t + 1) % 2 * TILES",
-        "FORWARD_H + (t % 2 * TILES",
+        "FORWARD_H + (((t + 1) & 1) * TILES",
+        "FORWARD_H + ((t & 1) * TILES",
         "race",
     ),
     bug(
@@ -421,15 +421,15 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "the cell after a step is saved as the one before it",
-        "make_uint2(c_before, ",
-        "make_uint2(pair_of_f16(c[group][0], c[group][1]), ",
+        "left.cells.y = pair",
+        "left.cells.x = pair_of_f16(c[0], c[1]), left.cells.y = pair",
         "numbers",
     ),
     bug(
         "persistent/lstm.cu",
         "no barrier before the head",
-        "h_last, c_last}, share, B, T, H);\n    meet();",
-        "h_last, c_last}, share, B, T, H);",
+        "cells += SAVED;\n    }\n    wait_for_all();",
+        "cells += SAVED;\n    }",
         "uninitialised memory",
     ),
     bug(
@@ -463,8 +463,8 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "saved values of the wrong step",
-        "else fetch(max(t - 1, 0), 0);",
-        "else fetch(max(t - 2, 0), 0);",
+        "if (next_t-- > 0) saved",
+        "if (next_t-- > 1) saved",
         "numbers",
     ),
     bug(
@@ -477,22 +477,22 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "no barrier between steps backward",
-        "the one that is written next.\n        meet();",
+        "the one that is written next.\n        wait_for_all();",
         "the one that is written next.",
         "race",
     ),
     bug(
         "persistent/lstm.cu",
         "da in one place",
-        "BACKWARD_DA + (t % 2 * TILES + tile)",
+        "BACKWARD_DA + ((t & 1) * TILES + tile)",
         "BACKWARD_DA + (1 * TILES + tile)",
         "race",
     ),
     bug(
         "persistent/lstm.cu",
         "forward alone leaves out its last step",
-        "for (int t = 0; t < T; t++) {\n        wait",
-        "for (int t = 0; t < T - (TRAINING || T == 1 ? 0 : 1); t++) {\n        wait",
+        "for (int t = 0; t < T; t++) {\n        // Now",
+        "for (int t = 0; t < T - (TRAINING || T == 1 ? 0 : 1); t++) {\n        // Now",
         "uninitialised memory",
     ),
     bug(
@@ -505,8 +505,8 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "every tile has the first one's cells",
-        "const float2 of_tile = all_c[(tile * GROUPS",
-        "const float2 of_tile = all_c[(0 * GROUPS",
+        "of_tile = &all_c[(tile * GROUPS",
+        "of_tile = &all_c[(0 * GROUPS",
         "numbers",
     ),
     bug(
@@ -519,8 +519,8 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "tiles share a place of h",
-        "const int h_next = FORWARD_H + ((t + 1) % 2 * TILES + tile)",
-        "const int h_next = FORWARD_H + ((t + 1) % 2 * TILES)",
+        "const int h_next = FORWARD_H + (((t + 1) & 1) * TILES + tile)",
+        "const int h_next = FORWARD_H + (((t + 1) & 1) * TILES)",
         "uninitialised memory",
     ),
     bug(
@@ -533,7 +533,7 @@ const PERSISTENT_BUGS: [Bug; 70] = [
     bug(
         "persistent/lstm.cu",
         "blocks of a cluster meet alone",
-        "else meet_cluster();",
+        "else wait_for_cluster();",
         "else __syncthreads();",
         "cluster",
     ),
@@ -563,7 +563,7 @@ const PERSISTENT_BUGS: [Bug; 70] = [
         "a block is written to when it may be gone",
         "if (CLUSTER == 1 || t > 0)",
         "if (CLUSTER == 1 || t >= 0)",
-        "exit",
+        "cluster",
     ),
     bug(
         "persistent/lstm.cu",
@@ -606,6 +606,69 @@ const PERSISTENT_BUGS: [Bug; 70] = [
         "    follow_launches();\n    const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;",
         "    const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;\n    follow_launches();",
         "an earlier launch",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "x is left out",
+        "sum[0][m][result] = of_x[0][m][result];",
+        "sum[0][m][result] = 0.0f;",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "x of the step before",
+        "sum_inputs(min(t + 1, T - 1), tile)",
+        "sum_inputs(t, tile)",
+        "race",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "both warps of a pair sum the same half",
+        "return k / 2 * 4 + half * 2 + k % 2;",
+        "return k / 2 * 4 + k % 2;",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "of one tile of units both warps finish the first rows",
+        "if (GROUPS == 1 && half == 1) weight",
+        "if (GROUPS == 1 && half == 2) weight",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "of two tiles of units both warps finish the first",
+        "(GROUPS == 2 ? m ^ half : 0)",
+        "(GROUPS == 2 ? m : 0)",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "a warp gives its partner its own units",
+        "= halves[GROUPS + group][e];",
+        "= halves[group][e];",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "a half is given to no partner",
+        "place_of_da(t, tile, share.warp ^ 1)",
+        "place_of_da(t, tile, share.warp)",
+        "numbers",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "a pair of warps does not meet",
+        "    wait_at(1 + threadIdx.x / (2 * WARP), 2 * WARP);\n",
+        "",
+        "race",
+    ),
+    bug(
+        "persistent/lstm.cu",
+        "all pairs of warps have one barrier",
+        "wait_at(1 + threadIdx.x / (2 * WARP)",
+        "wait_at(1",
+        "uninitialised memory",
     ),
     // ---- persistent/pack.cu ----
     bug(
@@ -1278,12 +1341,14 @@ const ROUNDED_M: f64 = 4e-2;
 const ROUNDED_LOSSES: f64 = 2e-2;
 
 /// What is to be run of the persistent kernels, on how many multiprocessors, and how it is divided among blocks. One
-/// multiprocessor: weight gradients in one part of several stages. Many: in several parts. Several tiles to a block and a cluster.
-const PERSISTENT_CASES: [(Case, u32, Division); 4] = [
+/// multiprocessor: weight gradients in one part of several stages. Many: in several parts. Several tiles to a block and a cluster. Warps of
+/// two groups of units.
+const PERSISTENT_CASES: [(Case, u32, Division); 5] = [
     (Case { sizes: [37, 4, 7, 9, 30, 3], grad_clip: None, bytes: false }, 132, Division { tiles: 2, cluster: 2 }),
     (Case { sizes: [9, 1, 3, 150, 5, 3], grad_clip: None, bytes: false }, 132, Division::ONE),
     (Case { sizes: [13, 5, 7, 9, 21, 10], grad_clip: None, bytes: true }, 132, Division::ONE),
     (Case { sizes: [45, 6, 30, 33, 50, 35], grad_clip: None, bytes: false }, 1, Division::ONE),
+    (Case { sizes: [9, 3, 20, 16, 120, 10], grad_clip: None, bytes: false }, 132, Division::ONE),
 ];
 
 fn compare_rounded(got: &Trace, expected: &Trace, model: Model) -> Result<(), String> {

@@ -22,12 +22,14 @@
 // Scratch  saved_gates       f16 [tiles][T][SAVED] of uint4: i, f, g, o of a lane's unit and two rows
 //          saved_cells       f16 [tiles][T][SAVED] of uint2: c before the step, tanh(c) after it; each thread reads back what it
 //                            wrote itself
-// Launch   grid (CLUSTER · ceil(B / (8 · TILES)), M), block THREADS = 2 · UNITS / CLUSTER, clusters of CLUSTER
+// Launch   grid (CLUSTER · ceil(B / (8 · TILES)), M), block THREADS = 4 · UNITS / GROUPS / CLUSTER, clusters of CLUSTER
 // Shared   LOGITS + 32 · TILES · K bytes, dynamic
 // Bounds   H <= UNITS, I + 3 <= INPUTS, B, K >= 1, 1 <= T <= 2^15, for cells are saved in f16; hx and da of a model below
 //          2^30 words of 4 bytes; model_size numbers are a model's parameters
 // Rounding operands of the recurrent products and of x's to bf16, what is saved to f16; everything else f32; of activations see transcendental.cuh
-// Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits
+// Sums     one order that depends on the sizes alone, no atomics: the same input gives the same bits. Of a product forward, tiles of
+//          DEPTH summands: x's in one chain, upwards, which chain 0 goes on with; h's tile k in chain k modulo CHAINS; then the
+//          chains. Of one backward: tile k of the gate rows in chain k modulo 8; ((0 + 1) + (4 + 5)) + ((2 + 3) + (6 + 7))
 // CPU twin reference::rounded
 
 // Which tiles a block owns, and which part of their units.
@@ -43,10 +45,20 @@ DEVICE Share share_of_block(int B) {
     return {first, TILES == 1 ? 1 : min(TILES, tiles - first), tiles, rank, rank * BLOCK_WARPS + (int)threadIdx.x / WARP};
 }
 
-// A barrier of all threads that share tiles.
-DEVICE void meet() {
+// A barrier of all threads that share tiles, in two halves: what is written between them need not be there for the others yet.
+// Where they are of one block, it has no first half.
+DEVICE void arrive() {
+    if (CLUSTER > 1) arrive_at_cluster();
+}
+
+DEVICE void wait_for_all() {
     if (CLUSTER == 1) __syncthreads();
-    else meet_cluster();
+    else wait_for_cluster();
+}
+
+DEVICE void meet() {
+    arrive();
+    wait_for_all();
 }
 
 // Stores a word at byte `at` of the shared memory of each block that shares the tiles.
@@ -118,15 +130,83 @@ DEVICE void fetch_input(unsigned char* shared, const u32* __restrict__ hx, const
     close_copies();
 }
 
-// Activates the gates of a lane's unit and two rows, and moves the cells on by one step.
-DEVICE void step_cells(float (&gates)[2][GATES], float (&c)[2], float (&tanh_c)[2], float (&h)[2]) {
+// Forward weights of a warp, as operands: of its tiles along k the first FORWARD_SHARED lie in shared memory.
+struct ForwardWeights {
+    uint4 in_registers[FORWARD_TILES - FORWARD_SHARED][FORWARD_ROWS];
+    uint4* in_shared;
+};
+
+DEVICE uint4& place_in_shared(const ForwardWeights& weights, int k, int m) {
+    return weights.in_shared[(k * BLOCK_WARPS * FORWARD_ROWS + m) * WARP];
+}
+
+DEVICE void load_weights(ForwardWeights& to, const uint4* weights, unsigned char* shared, const Share& share) {
+    const int lane = threadIdx.x % WARP;
+    to.in_shared = (uint4*)(shared + FORWARD_WEIGHTS) + threadIdx.x / WARP * FORWARD_ROWS * WARP + lane;
+#pragma unroll
+    for (int k = 0; k < FORWARD_TILES; k++)
+#pragma unroll
+        for (int m = 0; m < FORWARD_ROWS; m++) {
+            const uint4 weight = weights[((k * WARPS + share.warp) * FORWARD_ROWS + m) * WARP + lane];
+            if (k < FORWARD_SHARED) place_in_shared(to, k, m) = weight;
+            else to.in_registers[k < FORWARD_SHARED ? 0 : k - FORWARD_SHARED][m] = weight;
+        }
+}
+
+// Adds the products of COUNT operand tiles, a matrix at `address`, and the weights' tiles from `first` on, to N sums in turn. Of
+// as many operands as registers hold at once the first group's products come first: its activations can begin while the second's
+// are on their way.
+template <int COUNT, int N>
+DEVICE void add_products(float (&sum)[N][FORWARD_ROWS][4], const ForwardWeights& weights, int first, u32 address) {
+    constexpr int AT_ONCE = COUNT < 8 ? COUNT : 8;
+    static_assert(COUNT == AT_ONCE || AT_ONCE % N == 0, "the next ones begin with the first sum");
+    u32 operand[AT_ONCE][2];
+    load_operand(operand, address);
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++)
+#pragma unroll
+        for (int at = 0; at < AT_ONCE; at++)
+#pragma unroll
+            for (int m = 2 * group; m < 2 * group + 2; m++) {
+                const int k = first + at;
+                const uint4 weight = k < FORWARD_SHARED ? place_in_shared(weights, k, m)
+                                                        : weights.in_registers[k < FORWARD_SHARED ? 0 : k - FORWARD_SHARED][m];
+                multiply_add(sum[at % N][m], weight, operand[at][0], operand[at][1]);
+            }
+    if constexpr (COUNT > AT_ONCE)
+        add_products<COUNT - AT_ONCE>(sum, weights, first + AT_ONCE, address + AT_ONCE * DEPTH * ROW_BYTES);
+}
+
+// What a step leaves of a lane's unit and two rows: h in bf16; for backward, in f16, the gates, c before the step and tanh(c) after it.
+struct Left {
+    u32 h;
+    uint4 gates;
+    uint2 cells;
+};
+
+// Activates the gates of a group, which are `sum`, and moves a lane's two cells on by one step.
+DEVICE Left step_cells(float (&h)[2], float (&c)[2], const float (&sum)[CHAINS][FORWARD_ROWS][4], int group) {
+    float gates[2][GATES], tanh_c[2];
+    Left left;
+    left.cells.x = pair_of_f16(c[0], c[1]);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
+#pragma unroll
+        for (int gate = 0; gate < GATES; gate++) {
+            const int m = 2 * group + gate / 2, result = gate % 2 * 2 + e;
+            gates[e][gate] = sum[0][m][result];
+            if (CHAINS == 2) gates[e][gate] += sum[CHAINS - 1][m][result];
+        }
         activate(gates[e]);
         c[e] = fmaf(gates[e][GATE_F], c[e], gates[e][GATE_I] * gates[e][GATE_G]);
         tanh_c[e] = tanh_of_cell(c[e]);
         h[e] = gates[e][GATE_O] * tanh_c[e];
     }
+    left.h = pair_of_bf16(h[0], h[1]);
+    auto saved = [&](int gate) { return pair_of_f16(gates[0][gate], gates[1][gate]); };
+    left.gates = make_uint4(saved(GATE_I), saved(GATE_F), saved(GATE_G), saved(GATE_O));
+    left.cells.y = pair_of_f16(tanh_c[0], tanh_c[1]);
+    return left;
 }
 
 // Where a step's results go.
@@ -139,38 +219,35 @@ struct Kept {
 
 // The state after the last step: h in f32 to the heads of all blocks, and both to whoever wants them.
 template <bool TRAINING>
-DEVICE void leave_state(unsigned char* shared, const Kept& kept, const float (&h)[2], const float (&c)[2], const Share& share,
-                        int tile, int unit, int B, int H) {
-    const int n0 = threadIdx.x % 4 * 2;
+DEVICE void leave_state(unsigned char* shared, const Kept& kept, const float (&h)[GROUPS][2], const float (&c)[GROUPS][2],
+                        const Share& share, int tile, int B, int H) {
+    const int lane = threadIdx.x % WARP, n0 = lane % 4 * 2;
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-        const int row = (share.first + tile) * TILE_ROWS + n0 + e;
-        store_everywhere(shared, HEAD_H + ((tile * TILE_ROWS + n0 + e) * UNITS + unit) * 4, __float_as_uint(h[e]));
-        if (TRAINING && kept.h_last != nullptr && unit < H && row < B) {
-            kept.h_last[(size_t)row * H + unit] = h[e];
-            kept.c_last[(size_t)row * H + unit] = c[e];
+    for (int group = 0; group < GROUPS; group++) {
+        const int unit = share.warp * WARP_UNITS + group * GROUP_UNITS + lane / 4;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int row = (share.first + tile) * TILE_ROWS + n0 + e;
+            const int at = (tile * TILE_ROWS + n0 + e) * UNITS + unit;
+            store_everywhere(shared, HEAD_H + at * 4, __float_as_uint(h[group][e]));
+            if (TRAINING && kept.h_last != nullptr && unit < H && row < B) {
+                kept.h_last[(size_t)row * H + unit] = h[group][e];
+                kept.c_last[(size_t)row * H + unit] = c[group][e];
+            }
         }
     }
 }
 
-// All steps forward. Leaves h_T in shared memory in f32, and where TRAINING what backward needs.
+// All steps forward. Leaves h_T in shared memory in f32, seen by all, and where TRAINING what backward needs.
+//
+// With one tile to a block and all weights in registers, the sums of x's products are made a step ahead, beside the activations.
 template <bool TRAINING>
-DEVICE void run_forward(unsigned char* shared, const uint4* weights, const Kept& kept, const Share& share, int B,
+DEVICE void run_forward(unsigned char* shared, const uint4* all_weights, const Kept& kept, const Share& share, int B,
                         int T, int H) {
-    constexpr int IN_REGISTERS = FORWARD_TILES - FORWARD_SHARED, M = 2 * GROUPS;
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int own = share.warp * GROUPS * WARP + lane;
-    // Tiles of M = 4: gates i and f of the first group, its g and o, then the second group's.
-    uint4 in_registers[IN_REGISTERS][M];
-    uint4* in_shared = (uint4*)(shared + FORWARD_WEIGHTS) + warp * M * WARP + lane;
-#pragma unroll
-    for (int k = 0; k < FORWARD_TILES; k++)
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            const uint4 weight = weights[((k * WARPS + share.warp) * M + m) * WARP + lane];
-            if (k < FORWARD_SHARED) in_shared[(k * BLOCK_WARPS * M + m) * WARP] = weight;
-            else in_registers[k - FORWARD_SHARED < 0 ? 0 : k - FORWARD_SHARED][m] = weight;
-        }
+    constexpr int AHEAD = TILES == 1 && FORWARD_SHARED == 0 ? 1 : 0, FETCHED = AHEAD + X_SLOTS - 1;
+    const int lane = threadIdx.x % WARP, own = share.warp * GROUPS * WARP + lane;
+    ForwardWeights weights;
+    load_weights(weights, all_weights, shared, share);
     float c[GROUPS][2] = {};
     float2* all_c = (float2*)(shared + CELLS) + threadIdx.x;
     for (int tile = 0; tile < share.count; tile++)
@@ -180,72 +257,71 @@ DEVICE void run_forward(unsigned char* shared, const uint4* weights, const Kept&
             if (TRAINING) kept.hx[(share.first + tile) * HX_WORDS + own + group * WARP] = 0;
             if (TILES > 1) all_c[(tile * GROUPS + group) * THREADS] = make_float2(0.0f, 0.0f);
         }
+    float of_x[1][FORWARD_ROWS][4];
+    auto sum_inputs = [&](int t, int tile) {
 #pragma unroll
-    for (int t = 0; t < X_SLOTS - 1; t++) fetch_input<TRAINING>(shared, kept.hx, share, t, T);
-
+        for (int m = 0; m < FORWARD_ROWS; m++) of_x[0][m][0] = of_x[0][m][1] = of_x[0][m][2] = of_x[0][m][3] = 0.0f;
+        const int at = FORWARD_X + (t % X_SLOTS * TILES + tile) * INPUTS * ROW_BYTES;
+        add_products<INPUT_TILES>(of_x, weights, 0, shared_address(shared + at));
+    };
+#pragma unroll
+    for (int t = 0; t < FETCHED; t++) fetch_input<TRAINING>(shared, kept.hx, share, t, T);
+    // Where this lane leaves the step's results, of the first tile.
+    u32* hx = kept.hx + (share.tiles + share.first) * HX_WORDS + own;
+    uint4* gates = kept.gates + share.first * T * SAVED + own;
+    uint2* cells = kept.cells + share.first * T * SAVED + own;
+    wait_for_copies<X_SLOTS - 2>();
+    if (AHEAD) {
+        meet();
+        sum_inputs(0, 0);
+    }
+    arrive();
 #pragma unroll 1
     for (int t = 0; t < T; t++) {
-        wait_for_copies<X_SLOTS - 2>();
-        // Now x_t and h_{t-1} of all threads are there, and nobody reads those of the step before any more.
-        meet();
-        fetch_input<TRAINING>(shared, kept.hx, share, t + X_SLOTS - 1, T);
+        // Now h_{t-1} and x_{t+AHEAD} of all threads are there, and nobody reads those of the step before any more.
+        wait_for_all();
 #pragma unroll 1
         for (int tile = 0; tile < share.count; tile++) {
-            u32 x[INPUT_TILES][2], h[UNITS / DEPTH][2];
-            load_operand(x, shared_address(shared + FORWARD_X) + (t % X_SLOTS * TILES + tile) * INPUTS * ROW_BYTES);
-            load_operand(h, shared_address(shared + FORWARD_H) + (t % 2 * TILES + tile) * UNITS * ROW_BYTES);
-            float sum[CHAINS][M][4] = {};
+            if (!AHEAD) sum_inputs(t, tile);
+            float sum[CHAINS][FORWARD_ROWS][4] = {};
 #pragma unroll
-            for (int group = 0; group < GROUPS; group++)
+            for (int m = 0; m < FORWARD_ROWS; m++)
 #pragma unroll
-                for (int k = 0; k < FORWARD_TILES; k++)
-#pragma unroll
-                    for (int m = 2 * group; m < 2 * group + 2; m++) {
-                        const bool of_x = k < INPUT_TILES;
-                        const u32 low = of_x ? x[of_x ? k : 0][0] : h[of_x ? 0 : k - INPUT_TILES][0];
-                        const u32 high = of_x ? x[of_x ? k : 0][1] : h[of_x ? 0 : k - INPUT_TILES][1];
-                        const uint4 weight = k < FORWARD_SHARED
-                                                 ? in_shared[(k * BLOCK_WARPS * M + m) * WARP]
-                                                 : in_registers[k < FORWARD_SHARED ? 0 : k - FORWARD_SHARED][m];
-                        multiply_add(sum[k % CHAINS][m], weight, low, high);
-                    }
-            const int h_next = FORWARD_H + ((t + 1) % 2 * TILES + tile) * UNITS * ROW_BYTES;
-            const int at = (share.first + tile) * T + t, at_next = (t + 1) * share.tiles + share.first + tile;
+                for (int result = 0; result < 4; result++) sum[0][m][result] = of_x[0][m][result];
+            const int h = FORWARD_H + ((t & 1) * TILES + tile) * UNITS * ROW_BYTES;
+            add_products<UNITS / DEPTH>(sum, weights, INPUT_TILES, shared_address(shared + h));
+            // After the last step they are made again, and nobody takes them.
+            if (AHEAD) sum_inputs(min(t + 1, T - 1), tile);
+            const int h_next = FORWARD_H + (((t + 1) & 1) * TILES + tile) * UNITS * ROW_BYTES;
+            Left left[GROUPS];
+            float h_new[GROUPS][2];
 #pragma unroll
             for (int group = 0; group < GROUPS; group++) {
-                float gates[2][GATES];
+                float2* of_tile = &all_c[(tile * GROUPS + group) * THREADS];
+                if (TILES > 1) c[group][0] = of_tile->x, c[group][1] = of_tile->y;
+                left[group] = step_cells(h_new[group], c[group], sum, group);
+                if (TILES > 1) *of_tile = make_float2(c[group][0], c[group][1]);
+                store_everywhere(shared, h_next + (own + group * WARP) * 4, left[group].h);
+            }
+            if (t == T - 1) leave_state<TRAINING>(shared, kept, h_new, c, share, tile, B, H);
+            if (tile + 1 == share.count) {
+                wait_for_copies<X_SLOTS - 3>();
+                arrive();
+            }
+            // What no step of forward reads is stored after that: the barrier need not wait for it.
+            if (TRAINING) {
 #pragma unroll
-                for (int gate = 0; gate < GATES; gate++)
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        const int m = 2 * group + gate / 2, result = gate % 2 * 2 + e;
-                        gates[e][gate] = sum[0][m][result];
-                        if (CHAINS == 2) gates[e][gate] += sum[CHAINS - 1][m][result];
-                    }
-                if (TILES > 1) {
-                    const float2 of_tile = all_c[(tile * GROUPS + group) * THREADS];
-                    c[group][0] = of_tile.x, c[group][1] = of_tile.y;
-                }
-                const u32 c_before = pair_of_f16(c[group][0], c[group][1]);
-                float tanh_c[2], h_new[2];
-                step_cells(gates, c[group], tanh_c, h_new);
-                if (TILES > 1) all_c[(tile * GROUPS + group) * THREADS] = make_float2(c[group][0], c[group][1]);
-                const u32 pair = pair_of_bf16(h_new[0], h_new[1]);
-                store_everywhere(shared, h_next + (own + group * WARP) * 4, pair);
-                if (TRAINING) {
-                    auto saved = [&](int gate) { return pair_of_f16(gates[0][gate], gates[1][gate]); };
-                    kept.hx[at_next * HX_WORDS + own + group * WARP] = pair;
-                    kept.gates[at * SAVED + own + group * WARP] =
-                        make_uint4(saved(GATE_I), saved(GATE_F), saved(GATE_G), saved(GATE_O));
-                    kept.cells[at * SAVED + own + group * WARP] = make_uint2(c_before, pair_of_f16(tanh_c[0], tanh_c[1]));
-                }
-                if (t == T - 1) {
-                    const int unit = share.warp * WARP_UNITS + group * TILE_ROWS + lane / 4;
-                    leave_state<TRAINING>(shared, kept, h_new, c[group], share, tile, unit, B, H);
+                for (int group = 0; group < GROUPS; group++) {
+                    hx[tile * HX_WORDS + group * WARP] = left[group].h;
+                    gates[tile * T * SAVED + group * WARP] = left[group].gates;
+                    cells[tile * T * SAVED + group * WARP] = left[group].cells;
                 }
             }
         }
+        fetch_input<TRAINING>(shared, kept.hx, share, t + FETCHED, T);
+        hx += share.tiles * HX_WORDS, gates += SAVED, cells += SAVED;
     }
+    wait_for_all();
 }
 
 // Logits of the tiles' rows, to the shared memory of all blocks: a warp to a tile and class, its lanes share the units.
@@ -339,7 +415,7 @@ DEVICE void last_dh(float (&dh)[GROUPS][2], const unsigned char* shared, const f
     const float* dlogits = (const float*)(shared + LOGITS) + tile * TILE_ROWS * K;
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
-        const int unit = share.warp * WARP_UNITS + group * TILE_ROWS + lane / 4;
+        const int unit = share.warp * WARP_UNITS + group * GROUP_UNITS + lane / 4;
         dh[group][0] = dh[group][1] = 0.0f;
         if (unit >= H) continue;
         for (int k = 0; k < K; k++) {
@@ -400,106 +476,176 @@ DEVICE void step_cells_back(u32 (&da)[GROUPS][GATES], float (&dc)[GROUPS][2], co
     }
 }
 
-// All steps backward. What was saved was written by this launch: it must be read by plain loads, so no __restrict__.
-DEVICE void run_backward(unsigned char* shared, const uint4* weights, const uint4* saved_gates,
-                         const uint2* saved_cells, u32* __restrict__ da, const float* w_out, const Share& share,
-                         int T, int H, int K) {
-    constexpr int IN_REGISTERS = BACKWARD_TILES - BACKWARD_SHARED;
-    const int lane = threadIdx.x % WARP, own = share.warp * GROUPS * WARP + lane;
-    uint4 in_registers[IN_REGISTERS];
-    uint4* in_shared = (uint4*)(shared + BACKWARD_WEIGHTS) + threadIdx.x;
+// Backward weights of a warp, as operands: GROUPS tiles of 16 units, for which two warps, a pair, each sum half of the gate rows. The
+// units that a warp finishes itself come first. Of its tiles along k the first BACKWARD_SHARED lie in shared memory.
+struct BackwardWeights {
+    uint4 in_registers[HALF_TILES - BACKWARD_SHARED][GROUPS];
+    uint4* in_shared;
+};
+
+DEVICE uint4& place_in_shared(const BackwardWeights& weights, int k, int m) {
+    return weights.in_shared[(k * GROUPS + m) * THREADS];
+}
+
+// Tile of the gate rows that is a warp's k-th: of each four neighbours the first two are for one half of a pair, the others for the
+// other.
+DEVICE int tile_of_half(int half, int k) {
+    return k / 2 * 4 + half * 2 + k % 2;
+}
+
+DEVICE void load_weights(BackwardWeights& to, const uint4* weights, unsigned char* shared, const Share& share) {
+    const int lane = threadIdx.x % WARP, half = share.warp % 2;
+    to.in_shared = (uint4*)(shared + BACKWARD_WEIGHTS) + threadIdx.x;
 #pragma unroll
-    for (int k = 0; k < BACKWARD_TILES; k++) {
-        const uint4 weight = weights[(k * WARPS + share.warp) * WARP + lane];
-        if (k < BACKWARD_SHARED) in_shared[k * THREADS] = weight;
-        else in_registers[k < BACKWARD_SHARED ? 0 : k - BACKWARD_SHARED] = weight;
+    for (int k = 0; k < HALF_TILES; k++)
+#pragma unroll
+        for (int m = 0; m < GROUPS; m++) {
+            // Of two tiles of 16 units a warp finishes one, of a single tile half of its rows.
+            const int units = share.warp / 2 * GROUPS + (GROUPS == 2 ? m ^ half : 0);
+            uint4 weight = weights[(tile_of_half(half, k) * (UNITS / 16) + units) * WARP + lane];
+            if (GROUPS == 1 && half == 1) weight = make_uint4(weight.y, weight.x, weight.w, weight.z);
+            if (k < BACKWARD_SHARED) place_in_shared(to, k, m) = weight;
+            else to.in_registers[k < BACKWARD_SHARED ? 0 : k - BACKWARD_SHARED][m] = weight;
+        }
+}
+
+// This warp's half of the sums of dh: first those of the units that it finishes itself, then the partner's. `da` is an address in
+// shared memory, of a tile of a step.
+DEVICE void sum_half(float (&dh)[2 * GROUPS][2], const BackwardWeights& weights, u32 da, int half) {
+    const int lane = threadIdx.x % WARP;
+    float sum[GROUPS][HALF_CHAINS][4] = {};
+#pragma unroll
+    for (int k = 0; k < HALF_TILES; k += 2) {
+        const uint4 operand = load_transposed(da + (tile_of_half(half, k) * DEPTH + lane) * ROW_BYTES);
+#pragma unroll
+        for (int m = 0; m < GROUPS; m++) {
+            const bool is_shared = k < BACKWARD_SHARED;
+            const int at = is_shared ? 0 : k - BACKWARD_SHARED;
+            const uint4 even = is_shared ? place_in_shared(weights, k, m) : weights.in_registers[at][m];
+            const uint4 odd = is_shared ? place_in_shared(weights, k + 1, m) : weights.in_registers[at + (is_shared ? 0 : 1)][m];
+            multiply_add(sum[m][k % HALF_CHAINS], even, operand.x, operand.y);
+            multiply_add(sum[m][(k + 1) % HALF_CHAINS], odd, operand.z, operand.w);
+        }
     }
+#pragma unroll
+    for (int group = 0; group < 2 * GROUPS; group++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            auto of_chain = [&](int chain) { return sum[group / 2][chain][group % 2 * 2 + e]; };
+            dh[group][e] = (of_chain(0) + of_chain(1)) + (of_chain(2) + of_chain(3));
+        }
+}
+
+// Byte in shared memory where a lane's words of da begin, WARP words apart: of the units of `warp`, group after group, gates.
+DEVICE int place_of_da(int t, int tile, int warp) {
+    const int at = warp * GROUPS * GATES * WARP + threadIdx.x % WARP;
+    return BACKWARD_DA + ((t & 1) * TILES + tile) * GATES * UNITS * ROW_BYTES + at * 4;
+}
+
+// A pair has one of a block's barriers, of which the first is that of all threads.
+static_assert(BLOCK_WARPS / 2 < 16, "a block has 16 barriers");
+
+// Adds the partner's half to dh of a warp's own units, and gives the partner its. What one gives the other lies where the other
+// will put its da of the step, and nobody looks there before that.
+DEVICE void join_halves(float (&dh)[GROUPS][2], unsigned char* shared, const float (&halves)[2 * GROUPS][2], const Share& share,
+                        int t, int tile) {
+    float* to = (float*)(shared + place_of_da(t, tile, share.warp ^ 1));
+    const float* from = (const float*)(shared + place_of_da(t, tile, share.warp));
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) to[(group * 2 + e) * WARP] = halves[GROUPS + group][e];
+    wait_at(1 + threadIdx.x / (2 * WARP), 2 * WARP);
+#pragma unroll
+    for (int group = 0; group < GROUPS; group++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) dh[group][e] = halves[group][e] + from[(group * 2 + e) * WARP];
+}
+
+// All steps backward. What was saved was written by this launch: it must be read by plain loads, so no __restrict__.
+DEVICE void run_backward(unsigned char* shared, const uint4* all_weights, const uint4* saved_gates,
+                         const uint2* saved_cells, u32* da, const float* w_out, const Share& share, int T, int H, int K) {
+    const int lane = threadIdx.x % WARP, own = share.warp * GROUPS * WARP + lane;
+    BackwardWeights weights;
+    load_weights(weights, all_weights, shared, share);
     Saved saved;
-    auto fetch = [&](int t, int tile) {
-        const int at = ((share.first + tile) * T + t) * SAVED + own;
+    Factors factors[GROUPS][2];
+    // Fetches the saved values of one tile after the other: of step T - 1, then of the step before. Before step 0 there is none; then
+    // what is fetched is not looked at.
+    int next_t = T - 1, next_tile = 0;
+    const int last = (share.first * T + T - 1) * SAVED + own;
+    saved_gates += last, saved_cells += last;
+    auto fetch_next = [&] {
 #pragma unroll
         for (int group = 0; group < GROUPS; group++) {
-            saved.gates[group] = saved_gates[at + group * WARP];
-            saved.cells[group] = saved_cells[at + group * WARP];
+            saved.gates[group] = saved_gates[next_tile * T * SAVED + group * WARP];
+            saved.cells[group] = saved_cells[next_tile * T * SAVED + group * WARP];
         }
+        if (++next_tile < share.count) return;
+        next_tile = 0;
+        if (next_t-- > 0) saved_gates -= SAVED, saved_cells -= SAVED;
     };
-    // Of the tile that comes after this one: the next, or the first of the step before. Before step 0 there is none; then what is
-    // fetched is not looked at.
-    auto fetch_after = [&](int t, int tile) {
-        if (tile + 1 < share.count) fetch(t, tile + 1);
-        else fetch(max(t - 1, 0), 0);
-    };
+    // Where this lane leaves da of the step's first tile.
+    da += ((T - 1) * share.tiles + share.first) * DA_WORDS + share.warp * GROUPS * GATES * WARP + lane;
     float dc[GROUPS][2] = {};
     float2* all_dc = (float2*)(shared + CELLS) + threadIdx.x;
-    // From dh to da of a step and tile, to all blocks and to the weight gradients.
-    auto finish = [&](int t, int tile, const float (&dh)[GROUPS][2], const Factors (&factors)[GROUPS][2]) {
+    // From dh to da of a step and tile, to all blocks and to the weight gradients; and the factors of what comes next, while the
+    // barrier is waited for.
+    auto finish = [&](int t, int tile, const float (&dh)[GROUPS][2]) {
         u32 pairs[GROUPS][GATES];
         step_cells_back(pairs, dc, dh, factors);
-        const int at = (own / WARP * GATES) * WARP + lane;
-        const int at_shared = BACKWARD_DA + (t % 2 * TILES + tile) * GATES * UNITS * ROW_BYTES + at * 4;
-        u32* to = da + (size_t)(t * share.tiles + share.first + tile) * DA_WORDS + at;
+        if (TILES > 1) {
 #pragma unroll
-        for (int group = 0; group < GROUPS; group++) {
-            if (TILES > 1) all_dc[(tile * GROUPS + group) * THREADS] = make_float2(dc[group][0], dc[group][1]);
-#pragma unroll
-            for (int gate = 0; gate < GATES; gate++) {
-                to[(group * GATES + gate) * WARP] = pairs[group][gate];
-                // Nobody reads da of step 0, and a block that is done may be gone.
-                if (CLUSTER == 1 || t > 0)
-                    store_everywhere(shared, at_shared + (group * GATES + gate) * WARP * 4, pairs[group][gate]);
-            }
+            for (int group = 0; group < GROUPS; group++)
+                all_dc[(tile * GROUPS + group) * THREADS] = make_float2(dc[group][0], dc[group][1]);
         }
+        // Nobody reads da of step 0, and a block that is done may be gone.
+        if (CLUSTER == 1 || t > 0) {
+            const int at_shared = place_of_da(t, tile, share.warp);
+#pragma unroll
+            for (int at = 0; at < GROUPS * GATES; at++)
+                store_everywhere(shared, at_shared + at * WARP * 4, pairs[at / GATES][at % GATES]);
+            if (tile + 1 == share.count) arrive();
+        }
+        // As forward: the barrier need not wait for this.
+#pragma unroll
+        for (int at = 0; at < GROUPS * GATES; at++) da[tile * DA_WORDS + at * WARP] = pairs[at / GATES][at % GATES];
+        make_factors(factors, saved);
+        fetch_next();
     };
 
-    fetch(T - 1, 0);
+    fetch_next();
+    make_factors(factors, saved);
+    fetch_next();
 #pragma unroll 1
     for (int tile = 0; tile < share.count; tile++) {
         float dh[GROUPS][2];
         last_dh(dh, shared, w_out, share, tile, H, K);
-        Factors factors[GROUPS][2];
-        make_factors(factors, saved);
-        fetch_after(T - 1, tile);
 #pragma unroll
         for (int group = 0; group < GROUPS; group++) dc[group][0] = dc[group][1] = 0.0f;
-        finish(T - 1, tile, dh, factors);
+        finish(T - 1, tile, dh);
     }
+    da -= share.tiles * DA_WORDS;
 #pragma unroll 1
     for (int t = T - 2; t >= 0; t--) {
         // Now da of all threads is there. It has two places in turn: nobody still reads the one that is written next.
-        meet();
+        wait_for_all();
 #pragma unroll 1
         for (int tile = 0; tile < share.count; tile++) {
-            const u32 of_tile = shared_address(shared + BACKWARD_DA) + ((t + 1) % 2 * TILES + tile) * GATES * UNITS * ROW_BYTES;
-            float sum[BACKWARD_CHAINS][4] = {};
+            const u32 of_tile = shared_address(shared + BACKWARD_DA) + (((t + 1) & 1) * TILES + tile) * GATES * UNITS * ROW_BYTES;
+            float halves[2 * GROUPS][2], dh[GROUPS][2];
+            sum_half(halves, weights, of_tile, share.warp % 2);
+            join_halves(dh, shared, halves, share, t, tile);
+            if (TILES > 1) {
 #pragma unroll
-            for (int k = 0; k < BACKWARD_TILES; k += 2) {
-                const uint4 operand = load_transposed(of_tile + (k * DEPTH + lane) * ROW_BYTES);
-                const bool is_shared = k < BACKWARD_SHARED;
-                const int at = is_shared ? 0 : k - BACKWARD_SHARED;
-                const uint4 even = is_shared ? in_shared[k * THREADS] : in_registers[at];
-                const uint4 odd = is_shared ? in_shared[(k + 1) * THREADS] : in_registers[at + (is_shared ? 0 : 1)];
-                multiply_add(sum[k % BACKWARD_CHAINS], even, operand.x, operand.y);
-                multiply_add(sum[(k + 1) % BACKWARD_CHAINS], odd, operand.z, operand.w);
-            }
-            // While the tensor cores work: the factors, and the values of what comes next on their way.
-            Factors factors[GROUPS][2];
-            make_factors(factors, saved);
-            fetch_after(t, tile);
-            float dh[GROUPS][2];
-#pragma unroll
-            for (int group = 0; group < GROUPS; group++) {
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    const int result = group * 2 + e;
-                    dh[group][e] = (sum[0][result] + sum[1][result]) + (sum[2][result] + sum[3][result]);
-                }
-                if (TILES > 1) {
+                for (int group = 0; group < GROUPS; group++) {
                     const float2 of_group = all_dc[(tile * GROUPS + group) * THREADS];
                     dc[group][0] = of_group.x, dc[group][1] = of_group.y;
                 }
             }
-            finish(t, tile, dh, factors);
+            finish(t, tile, dh);
         }
+        da -= share.tiles * DA_WORDS;
     }
 }
 
@@ -513,12 +659,8 @@ persistent_lstm(const uint4* forward_weights, const uint4* backward_weights, con
     extern __shared__ __align__(16) unsigned char shared[];
     const Share share = share_of_block(B);
     const size_t model = blockIdx.y, tiles = share.tiles;
-    forward_weights += model * (FORWARD_NUMBERS / 8), backward_weights += model * (BACKWARD_NUMBERS / 8);
-    w_out += model * model_size, b_out += model * model_size;
-    hx += model * (T + 1) * tiles * HX_WORDS, da += model * T * tiles * DA_WORDS;
+    forward_weights += model * (FORWARD_NUMBERS / 8), hx += model * (T + 1) * tiles * HX_WORDS;
     saved_gates += model * tiles * T * SAVED, saved_cells += model * tiles * T * SAVED;
-    logits += model * B * K, loss += model * B, predicted += model * B, batch_labels += model * B;
-    head_parts += model * tiles * (H + 1) * K;
     if (model > 0) h_last = nullptr;
     follow_launches();
     const u32* batch = rows + (*turn * (size_t)gridDim.y + model) * B;
@@ -526,7 +668,10 @@ persistent_lstm(const uint4* forward_weights, const uint4* backward_weights, con
     // The copies of the first steps read what other threads wrote; and a block must have started before it is written to.
     meet();
     run_forward<true>(shared, forward_weights, {hx, saved_gates, saved_cells, h_last, c_last}, share, B, T, H);
-    meet();
+    // What comes after the steps finds its places here: before them they would take registers.
+    w_out += model * model_size, b_out += model * model_size;
+    logits += model * B * K, loss += model * B, predicted += model * B, batch_labels += model * B;
+    head_parts += model * tiles * (H + 1) * K;
     head_forward(shared, w_out, b_out, share, H, K);
     meet();
     score_rows(shared, logits, loss, predicted, batch_labels, labels, batch, share, B, K);
@@ -534,6 +679,7 @@ persistent_lstm(const uint4* forward_weights, const uint4* backward_weights, con
     head_gradient(shared, head_parts, share, H, K);
     // The space of h_T and of all that was before is free for backward.
     meet();
+    backward_weights += model * (BACKWARD_NUMBERS / 8), da += model * T * tiles * DA_WORDS;
     run_backward(shared, backward_weights, saved_gates, saved_cells, da, w_out, share, T, H, K);
 }
 
@@ -558,7 +704,6 @@ persistent_forward(const uint4* __restrict__ forward_weights, const float* __res
     // As in persistent_lstm.
     meet();
     run_forward<false>(shared, forward_weights, {x, nullptr, nullptr, nullptr, nullptr}, share, B, T, H);
-    meet();
     head_forward(shared, w_out, b_out, share, H, K);
     meet();
     score_rows(shared, logits, loss, predicted, nullptr, labels, batch, share, B, K);

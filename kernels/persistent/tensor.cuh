@@ -1,5 +1,5 @@
 // What the persistent kernels say in PTX: products on tensor cores, loads of their operands, copies that go on beside the
-// thread, and pairs of narrow numbers. Needs sm_80. All inline PTX of this unit is in this file.
+// thread, barriers, and pairs of narrow numbers. Needs sm_80. All inline PTX of this unit is in this file.
 
 typedef unsigned short u16;
 
@@ -75,9 +75,23 @@ DEVICE void store_in_cluster(u32 address, u32 value) {
     asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(value) : "memory");
 }
 
-// A barrier of all threads of the cluster: what any of them wrote before it, the others see after it.
-DEVICE void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+// A barrier of all threads of the cluster, in two halves: what any of them wrote before it arrives, the others see after they
+// have waited.
+DEVICE void arrive_at_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+DEVICE void wait_for_cluster() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// One of the block's barriers 1 to 15, for so many of its threads; the first only arrives, and does not wait.
+DEVICE void arrive_at(int barrier, int threads) {
+    asm volatile("bar.arrive %0,%1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+DEVICE void wait_at(int barrier, int threads) {
+    asm volatile("bar.sync %0,%1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // The start of a kernel that may be launched before the launch before it has ended (programmatic dependent launch, from sm_90 on;

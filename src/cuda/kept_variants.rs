@@ -5,7 +5,7 @@
 use super::kept;
 use super::nvrtc::{Nvrtc, Target};
 use super::sources;
-use super::variant::{Division, Variant};
+use super::variant::{Division, Variant, groups_of};
 use crate::precision::Activations;
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
@@ -22,11 +22,12 @@ const PACKED: &[u8] = include_bytes!("../../kernels/persistent/kept.ptx.gz");
 /// A variant of these units and inputs, padded, with all weights in registers.
 const fn plain(units: usize, inputs: usize) -> Variant {
     let activations = Activations::Accurate;
-    Variant { units, inputs, forward_shared: 0, backward_shared: 0, chains: 2, activations, division: Division::ONE }
+    let (groups, division) = (groups_of(units), Division::ONE);
+    Variant { units, inputs, forward_shared: 0, backward_shared: 0, chains: 2, groups, activations, division }
 }
 
 const fn divided(tiles: usize, cluster: usize, variant: Variant) -> Variant {
-    Variant { division: Division { tiles, cluster }, ..variant }
+    Variant { groups: groups_of(variant.units / cluster), division: Division { tiles, cluster }, ..variant }
 }
 
 /// All variants that are kept: sizes of each kind in one block, and each way of dividing the work at one small size.
@@ -41,7 +42,7 @@ pub const VARIANTS: [Variant; 11] = [
     divided(4, 1, plain(64, 32)),
     divided(1, 4, plain(128, 32)),
     divided(2, 4, plain(64, 32)),
-    Variant { forward_shared: 8, backward_shared: 28, chains: 1, ..plain(192, 32) },
+    Variant { forward_shared: 8, backward_shared: 16, chains: 1, ..plain(192, 32) },
 ];
 
 /// The line before a variant's PTX.

@@ -13,7 +13,7 @@ use crate::shape::Dims;
 const OLDEST: (u32, u32) = (8, 0);
 /// Steps after which a cell state might leave the range of f16, in which it is saved: it grows by 1 a step at most.
 const MOST_STEPS: usize = 1 << 15;
-/// Most blocks of a cluster where more than one is not needed: two warps of 128 hidden units to a multiprocessor.
+/// Most blocks of a cluster where more than one is not needed: of 128 hidden units, a warp to each part of a multiprocessor.
 const MOST_CLUSTER: usize = 4;
 /// What the reason of the sequence kernels begins with.
 const ALL_STEPS_IN_F32: &str = "all steps in one launch, in f32: ";
@@ -322,7 +322,7 @@ mod tests {
         assert!(plan.reason.ends_with("16 blocks of 256 threads, weights in registers"), "{}", plan.reason);
         let plan = of(&H100);
         assert!(
-            plan.reason.ends_with("16 clusters of 4 blocks of 64 threads, weights in registers"),
+            plan.reason.ends_with("16 clusters of 4 blocks of 128 threads, weights in registers"),
             "{}",
             plan.reason
         );
@@ -375,6 +375,7 @@ mod tests {
                     for variant in alternatives {
                         let Division { cluster, .. } = variant.division;
                         assert!(variant.shared_bytes(dims.k) <= limits.shared as usize && variant.threads() <= 1024);
+                        assert!(variant.threads().is_multiple_of(64), "warps work in pairs: {variant:?}");
                         assert!(
                             variant.has_bits_of(&chosen) && (cluster == 1 || capability >= (9, 0)),
                             "{name} {h} {batch}"
@@ -442,7 +443,7 @@ mod tests {
         };
         assert!(refused("A100", 1, 4).contains("clusters need compute capability 9.0, and this GPU has 8.0"));
         assert!(refused("L4", 8, 1).contains("10 classes of 8 tiles take"));
-        assert!(refused("H200", 1, 3).contains("no whole warps for each of 3 blocks"));
+        assert!(refused("H200", 1, 3).contains("no whole pairs of warps for each of 3 blocks"));
     }
 
     #[test]

@@ -5,13 +5,17 @@ use super::sources;
 use crate::precision::Activations;
 use crate::shape::{Dims, GATES};
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 /// Rows of the batch of one tile: the narrow side of a tensor-core product.
 pub const TILE_ROWS: usize = 8;
-/// Hidden units of one warp.
-const WARP_UNITS: usize = 16;
-/// Summands of one tensor-core product.
+/// Hidden units of a group, of which a warp has one or two.
+const GROUP_UNITS: usize = 8;
+/// Summands of one tensor-core product, and hidden units of a tile of backward weights.
 const DEPTH: usize = 16;
+/// Most hidden units of a block whose warps have one group each, 12 of them: more parts of a multiprocessor have work, and as much of
+/// it, and together its threads have more registers. With more warps, a thread has too few for its weights.
+const MOST_UNITS_OF_ONE_GROUP: usize = 96;
 /// Numbers that together are a bias.
 const BIAS_PARTS: usize = 3;
 /// Steps of x on their way or in use.
@@ -31,22 +35,19 @@ const OLDEST_WITH_CLUSTERS: (u32, u32) = (9, 0);
 const REGISTERS: usize = 64 * 1024;
 /// Most registers of a thread.
 const MOST_REGISTERS: usize = 255;
-/// Registers that a thread needs besides the weights forward, with one chain of sums, and for another chain or for places in
-/// shared memory where the number of warps is odd; and besides the weights backward. `tests/kernels.rs` sees that nothing spills.
-const OTHER_FORWARD: usize = 72;
-const CHAIN: usize = 16;
-/// Registers of one tile of x on its way into the products; those of two are in the above.
-const INPUT_TILE: usize = 3;
-const ODD_WARPS: usize = 16;
-/// Most units for which one block has the registers of two chains.
-const MOST_UNITS_OF_TWO_CHAINS: usize = 128;
-const OTHER_BACKWARD: usize = 84;
-/// What it can do with in a cluster, where shared memory is too small for more weights.
-const LEAST_OTHER_BACKWARD: usize = 63;
-/// Registers more, forward and backward, where weights are in shared memory too and tiles or units are divided.
-const DIVIDED: [usize; 2] = [16, 16];
-/// Registers for a tile of weights, forward and backward.
-const FORWARD_TILE: usize = 16;
+/// Most threads of a block.
+const MOST_THREADS: usize = 1024;
+/// Registers that a thread needs besides weights, with one group and with two: forward, with another [`SUMS`] for each group and
+/// chain of sums, one of them x's; and backward. `tests/kernels.rs` sees that nothing spills.
+const OTHER_FORWARD: [usize; 2] = [48, 40];
+const SUMS: usize = 8;
+const OTHER_BACKWARD: [usize; 2] = [80, 104];
+/// Registers more of a block of several tiles, forward, where x has no sums of its own, and backward, where not all weights fit.
+const SEVERAL_TILES: [usize; 2] = [16, 24];
+/// Units for which one block has the registers of one chain of sums only. More of them are for clusters, whose blocks have fewer.
+const UNITS_OF_ONE_CHAIN: RangeInclusive<usize> = 129..=192;
+/// Registers of each group for a tile of weights, forward and backward.
+const FORWARD_TILE: usize = 8;
 const BACKWARD_TILE: usize = 4;
 
 /// Sizes as `kernels/persistent/layout.cuh` explains them.
@@ -58,10 +59,12 @@ pub struct Variant {
     pub inputs: usize,
     /// Forward tiles of weights in shared memory.
     pub forward_shared: usize,
-    /// Backward tiles of weights in shared memory.
+    /// Backward tiles of weights of a warp in shared memory.
     pub backward_shared: usize,
     /// Chains of sums of a forward product.
     pub chains: usize,
+    /// Groups of 8 hidden units of a warp, 1 or 2. They change no bit of any result.
+    pub groups: usize,
     /// How sigmoid and tanh are computed.
     pub activations: Activations,
     /// How sequences and units are divided among blocks.
@@ -89,7 +92,12 @@ impl Division {
 
 /// Hidden units, and inputs with the parts of the bias, padded to whole tiles.
 pub(super) fn padded(h: usize, i: usize) -> [usize; 2] {
-    [h.next_multiple_of(WARP_UNITS), (i + BIAS_PARTS).next_multiple_of(DEPTH)]
+    [h.next_multiple_of(DEPTH), (i + BIAS_PARTS).next_multiple_of(DEPTH)]
+}
+
+/// Groups of 8 hidden units of each warp of a block of so many: one where units are few, or no whole pairs of warps with two.
+pub(super) const fn groups_of(units: usize) -> usize {
+    if units <= MOST_UNITS_OF_ONE_GROUP || !units.is_multiple_of(4 * GROUP_UNITS) { 1 } else { 2 }
 }
 
 /// Rows that one block of the weight gradients' product computes, of so many in all.
@@ -116,36 +124,32 @@ impl Variant {
             let ((major, minor), (oldest, zero)) = (limits.capability, OLDEST_WITH_CLUSTERS);
             return Err(format!("clusters need compute capability {oldest}.{zero}, and this GPU has {major}.{minor}"));
         }
-        if !(units / WARP_UNITS).is_multiple_of(cluster) {
-            return Err(format!("{} hidden units are no whole warps for each of {cluster} blocks", dims.h));
+        if !units.is_multiple_of(DEPTH * cluster) {
+            return Err(format!("{} hidden units are no whole pairs of warps for each of {cluster} blocks", dims.h));
         }
-        let threads = 2 * units / cluster;
-        if threads > 1024 {
+        let of_block = units / cluster;
+        let groups = groups_of(of_block);
+        let threads = of_block / (GROUP_UNITS * groups) * WARP;
+        if threads > MOST_THREADS {
             return Err(format!("{} hidden units are more than a block can own", dims.h));
         }
         // The compiler counts the threads of a block in whole groups of four warps.
         let registers = (REGISTERS / threads.next_multiple_of(4 * WARP) / 8 * 8).min(MOST_REGISTERS);
         // Of the units alone, for they decide the order of sums.
-        let chains = if units <= MOST_UNITS_OF_TWO_CHAINS { 2 } else { 1 };
-        let (forward_tiles, backward_tiles) = ((inputs + units) / DEPTH, GATES * units / DEPTH);
-        let in_registers = |other: usize, tile: usize| registers.saturating_sub(other) / tile;
-        let odd = if chains == 1 && (threads / WARP) % 2 == 1 { ODD_WARPS } else { 0 };
-        let wide = INPUT_TILE * (inputs / DEPTH).saturating_sub(2);
-        let is_divided = division != Division::ONE && chains == 1;
-        let [divided_forward, divided_backward] = if is_divided { DIVIDED } else { [0; 2] };
-        let other = OTHER_FORWARD + CHAIN * (chains - 1) + odd + wide + divided_forward;
-        let forward = in_registers(other, FORWARD_TILE).min(forward_tiles);
-        let (activations, room) = (Activations::default(), limits.shared as usize);
-        let with = |other_backward| {
+        let chains = if UNITS_OF_ONE_CHAIN.contains(&units) { 1 } else { 2 };
+        let (forward_tiles, backward_tiles) = ((inputs + units) / DEPTH, GATES * units / DEPTH / 2);
+        let in_registers = |other: usize, tile: usize| registers.saturating_sub(other) / (groups * tile);
+        let [more_forward, more_backward] = if tiles > 1 { SEVERAL_TILES } else { [SUMS * groups, 0] };
+        let other_forward = OTHER_FORWARD[groups - 1] + SUMS * groups * chains + more_forward;
+        let forward = in_registers(other_forward, FORWARD_TILE).min(forward_tiles);
+        let backward = match in_registers(OTHER_BACKWARD[groups - 1], BACKWARD_TILE) {
+            enough if enough >= backward_tiles => backward_tiles,
             // An even number: they are loaded in pairs.
-            let backward = (in_registers(other_backward, BACKWARD_TILE) / 2 * 2).min(backward_tiles);
-            let (forward_shared, backward_shared) = (forward_tiles - forward, backward_tiles - backward);
-            Self { units, inputs, forward_shared, backward_shared, chains, activations, division }
+            _ => in_registers(OTHER_BACKWARD[groups - 1] + more_backward, BACKWARD_TILE) / 2 * 2,
         };
-        let mut variant = with(OTHER_BACKWARD + divided_backward);
-        if cluster > 1 && variant.shared_bytes(dims.k) > room {
-            variant = with(LEAST_OTHER_BACKWARD);
-        }
+        let (forward_shared, backward_shared) = (forward_tiles - forward, backward_tiles - backward);
+        let (activations, room) = (Activations::default(), limits.shared as usize);
+        let variant = Self { units, inputs, forward_shared, backward_shared, chains, groups, activations, division };
         if variant.forward_shared == forward_tiles || variant.backward_shared == backward_tiles {
             return Err(format!("{} hidden units leave no registers for weights", dims.h));
         }
@@ -167,8 +171,8 @@ impl Variant {
     }
 
     /// What is fixed when the kernels are compiled: names after `VARIANT_`, and their values.
-    pub fn constants(&self) -> [(&'static str, usize); 8] {
-        let Self { units, inputs, forward_shared, backward_shared, chains, activations, division } = *self;
+    pub fn constants(&self) -> [(&'static str, usize); 9] {
+        let Self { units, inputs, forward_shared, backward_shared, chains, groups, activations, division } = *self;
         [
             ("UNITS", units),
             ("INPUTS", inputs),
@@ -177,6 +181,7 @@ impl Variant {
             ("CHAINS", chains),
             ("FAST_ACTIVATIONS", usize::from(activations == Activations::Fast)),
             ("TILES", division.tiles),
+            ("GROUPS", groups),
             ("CLUSTER", division.cluster),
         ]
     }
@@ -190,14 +195,9 @@ impl Variant {
         text + sources::PERSISTENT
     }
 
-    /// Warps of all blocks that share a tile.
-    pub fn warps(&self) -> usize {
-        self.units / WARP_UNITS
-    }
-
     /// Threads of a block.
     pub fn threads(&self) -> usize {
-        self.warps() / self.division.cluster * WARP
+        self.units / (GROUP_UNITS * self.groups * self.division.cluster) * WARP
     }
 
     /// Blocks for a batch.
@@ -207,22 +207,12 @@ impl Variant {
 
     /// Words of 4 bytes of the forward weights as operands.
     pub fn forward_words(&self) -> usize {
-        self.forward_tiles() * self.warps() * WARP * 4 * 4
+        self.gradient_rows() * self.gate_rows() / 2
     }
 
     /// Words of 4 bytes of the backward weights as operands.
     pub fn backward_words(&self) -> usize {
-        self.backward_tiles() * self.warps() * WARP * 4
-    }
-
-    /// Forward tiles of weights.
-    pub fn forward_tiles(&self) -> usize {
-        (self.inputs + self.units) / DEPTH
-    }
-
-    /// Backward tiles of weights.
-    pub fn backward_tiles(&self) -> usize {
-        GATES * self.units / DEPTH
+        self.gate_rows() * self.units / 2
     }
 
     /// Rows of the weight gradients' product: units and inputs, padded.
@@ -243,12 +233,12 @@ impl Variant {
     /// Dynamic shared memory of a block of `persistent_lstm` and of `persistent_forward`, in bytes, for K classes.
     pub fn shared_bytes(&self, classes: usize) -> usize {
         let (tiles, threads) = (self.division.tiles, self.threads());
-        let weights = |count: usize| count * threads / WARP * FRAGMENT_BYTES;
+        let weights = |count: usize| count * self.groups * threads / WARP * FRAGMENT_BYTES;
         let operands = (2 * self.units + X_SLOTS * self.inputs) * ROW_BYTES;
-        let forward = tiles * (operands + TILE_ROWS * 4 * self.units) + weights(4 * self.forward_shared);
+        let forward = tiles * (operands + TILE_ROWS * 4 * self.units) + weights(2 * self.forward_shared);
         let backward = tiles * 2 * self.gate_rows() * ROW_BYTES + weights(self.backward_shared);
-        // A lane has two cells of each of its two units.
-        let cells = if tiles > 1 { tiles * threads * 4 * 4 } else { 0 };
+        // A lane has two cells of each of its units.
+        let cells = if tiles > 1 { tiles * threads * self.groups * 2 * 4 } else { 0 };
         forward.max(backward) + cells + tiles * TILE_ROWS * 4 * classes
     }
 
