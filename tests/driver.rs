@@ -364,7 +364,7 @@ fn larger_models_go_to_the_gpu() {
         let run = machine.train("", &command).succeeds();
         let told = run.event("start")["device"].as_str().unwrap().to_owned();
         let reason = "one launch a step, in f32, as no other kernels know this: 2 layers, two directions, no input layer, \
-                      the mean over the steps, label smoothing";
+                      the mean over the steps, dropout 0.2, label smoothing";
         assert!(told.ends_with(reason), "{told}");
         machine.calls().are_closed();
     }
