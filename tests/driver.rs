@@ -375,11 +375,8 @@ fn larger_models_go_to_the_gpu() {
         format!("sweep --hidden 6 --batch-size 40 {flags} --seed 1,2 --out @sweep.json --data-dir @data --offline");
     let run = machine.run("", &sweep).succeeds();
     assert!(run.out.contains("one training at a time (one launch a step, in f32, as no other kernels"), "{run:#?}");
-    let run =
-        machine.train("free=1000000", "--device cuda --steps 1 --layers 3").ends_with_error(2, &["batch size 40"]);
-    assert!(run.err.contains("the largest batch that fits is "), "{run:#?}");
-    let largest = run.err.trim_end().rsplit(' ').next().unwrap();
-    machine.train("free=1000000", &format!("--device cuda --steps 1 --layers 3 --batch-size {largest}")).succeeds();
+    let parts = ["batch size 40", "choose a smaller model, or --device cpu"];
+    machine.train("free=1000000", "--device cuda --steps 1 --layers 3").ends_with_error(2, &parts);
     machine.calls().are_closed();
 }
 
