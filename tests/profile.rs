@@ -132,7 +132,7 @@ fn a_larger_model_has_its_launches_counted() {
     let profile = profile::profile(Profiled::new(device), &job, None).unwrap();
     assert_eq!(profile.precision, Precision::F32);
     let reason = "one launch a step, in f32, as no other kernels know this: 2 layers, two directions, the maximum over \
-                  the steps, sequences of different lengths";
+                  the steps, dropout 0.5, sequences of different lengths";
     assert_eq!(profile.plan, reason);
     let row = |kernel: &str| profile.rows.iter().find(|row| row.kernel == kernel).expect("it is launched");
     for kernel in ["layer_inputs", "layer_gradients", "pool", "unpool"] {

@@ -1166,6 +1166,8 @@ impl<D: Device> Engine for CudaEngine<D> {
                 let [h_last, c_last] = ["h_last", "c_last"].map(|name| Buffer::new(device, name, n * h));
                 let (h_last, c_last, da) = (h_last?, c_last?, Buffer::new(device, "da f32", n * t * 4 * h)?);
                 let last = Some((h_last.all(), c_last.all()));
+                // The gradient by the inputs goes through the folded weights.
+                prepare_weights(device, weights, None)?;
                 persistent.pack(device, alone, &sequences)?;
                 persistent.run(device, alone, &sequences, (rows.all(), turn.all()), last)?;
                 persistent.add_gradient(device, alone)?;
