@@ -14,7 +14,8 @@ use fused_lstm::cuda::sources;
 use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::{
     device::Limits,
-    find, kept, kept_sequences, kept_tf32, kept_variants,
+    find, kept,
+    kept_variants::{self, KeptVariants},
     variant::{Division, Variant},
 };
 use fused_lstm::shape::Dims;
@@ -533,34 +534,28 @@ fn the_document_tells_the_resources_of_every_kernel() {
     }
 }
 
-#[test]
-fn the_kept_variants_are_what_the_compiler_makes() {
+fn check_kept_variants(kept: &KeptVariants) {
     let Some(nvrtc) = nvrtc() else { return };
-    let kept = kept_variants::text().unwrap();
-    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
-    if is_release(&nvrtc, of, kept_variants::PATH) {
-        check_kept(&kept, &kept_variants::make(&nvrtc).unwrap(), kept_variants::PATH);
+    let text = kept.text().unwrap();
+    let of = kept::compiler(&text).expect("the kept PTX tells its compiler");
+    if is_release(&nvrtc, of, kept.path) {
+        check_kept(&text, &kept.make(&nvrtc).unwrap(), kept.path);
     }
+}
+
+#[test]
+fn the_kept_persistent_kernels_are_what_the_compiler_makes() {
+    check_kept_variants(&kept_variants::PERSISTENT);
 }
 
 #[test]
 fn the_kept_sequence_kernels_are_what_the_compiler_makes() {
-    let Some(nvrtc) = nvrtc() else { return };
-    let kept = kept_sequences::text().unwrap();
-    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
-    if is_release(&nvrtc, of, kept_sequences::PATH) {
-        check_kept(&kept, &kept_sequences::make(&nvrtc).unwrap(), kept_sequences::PATH);
-    }
+    check_kept_variants(&kept_variants::SEQUENCE);
 }
 
 #[test]
 fn the_kept_tf32_kernels_are_what_the_compiler_makes() {
-    let Some(nvrtc) = nvrtc() else { return };
-    let kept = kept_tf32::text().unwrap();
-    let of = kept::compiler(&kept).expect("the kept PTX tells its compiler");
-    if is_release(&nvrtc, of, kept_tf32::PATH) {
-        check_kept(&kept, &kept_tf32::make(&nvrtc).unwrap(), kept_tf32::PATH);
-    }
+    check_kept_variants(&kept_variants::TF32);
 }
 
 fn packed(text: &str) -> Vec<u8> {
@@ -575,9 +570,9 @@ fn renew_the_kept_files() {
     let nvrtc = Nvrtc::open().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     fs::write(root.join(kept::PATH), kept::make(&nvrtc).unwrap()).unwrap();
-    fs::write(root.join(kept_variants::PATH), packed(&kept_variants::make(&nvrtc).unwrap())).unwrap();
-    fs::write(root.join(kept_sequences::PATH), packed(&kept_sequences::make(&nvrtc).unwrap())).unwrap();
-    fs::write(root.join(kept_tf32::PATH), packed(&kept_tf32::make(&nvrtc).unwrap())).unwrap();
+    for kept in kept_variants::ALL {
+        fs::write(root.join(kept.path), packed(&kept.make(&nvrtc).unwrap())).unwrap();
+    }
     let (of, compiled, variants) = (release(&nvrtc), compiled(&nvrtc), compiled_variants(&nvrtc));
     let (sequences, tf32) = (compiled_sequences(&nvrtc), compiled_tf32(&nvrtc));
     fs::write(root.join(RESOURCES), resource_document(&of, compiled, variants, sequences, tf32)).unwrap();

@@ -64,9 +64,9 @@ fn emulated(seed: u64) -> Emulated {
 /// allows; the emulator's own is exact to f32.
 fn with_coarse_tanh() -> Emulated {
     let mut device = emulated(0);
-    for variant in kept_variants::VARIANTS.into_iter().filter(|variant| variant.activations == Activations::Fast) {
+    for variant in kept_variants::persistent().filter(|variant| variant.activations == Activations::Fast) {
         let mut text = String::new();
-        for line in kept_variants::ptx(&variant).unwrap().lines() {
+        for line in kept_variants::ptx(&variant.into()).unwrap().lines() {
             text += &format!("{line}\n");
             if let Some((result, _)) = line.trim().strip_prefix("tanh.approx.f32").and_then(|rest| rest.split_once(','))
             {

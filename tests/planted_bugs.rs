@@ -12,7 +12,7 @@ use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
 use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::variant::{Division, Variant};
-use fused_lstm::cuda::{CudaEngine, kept, kept_sequences, kept_tf32, kept_variants, sources};
+use fused_lstm::cuda::{CudaEngine, kept, kept_variants, sources};
 use fused_lstm::data::{Dataset, Sequences, Split, Values};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::relative_max;
@@ -1375,7 +1375,7 @@ fn persistent_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
         let limits = Limits { capability: (9, 0), shared: 227 * 1024, multiprocessors: *multiprocessors };
         let variant = Variant::new(dims, *division, &limits).expect("a small model fits");
         let source = variant.source().replace(sources::PERSISTENT, kernels);
-        let ptx = kept_variants::make_one(nvrtc, &source).map_err(|e| e.to_string())?;
+        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(|e| e.to_string())?;
         let told = |error: fused_lstm::Error| error.to_string();
         let run = |engine: &mut dyn Engine| {
             engine.set_state(&start(dims)).map_err(told)?;
@@ -1516,7 +1516,7 @@ fn sequence_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
         let dims = Dims { t, i, p, h, k };
         let told = |error: fused_lstm::Error| error.to_string();
         let source = variant.source().replace(sources::SEQUENCE, kernels);
-        let ptx = kept_sequences::make_one(nvrtc, &variant, &source).map_err(told)?;
+        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(told)?;
         let on = |seed| {
             let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
             device.replace(variant, ptx.clone());
@@ -1576,7 +1576,7 @@ fn tf32_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
         let dims = Dims { t, i, p, h, k };
         let told = |error: fused_lstm::Error| error.to_string();
         let source = variant.source().replace(sources::TF32, kernels);
-        let ptx = kept_tf32::make_one(nvrtc, &variant, &source).map_err(told)?;
+        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(told)?;
         let on = |seed| {
             let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
             device.replace(variant, ptx.clone());
@@ -1631,5 +1631,7 @@ fn the_list_in_the_documentation_is_this_one() {
     let bugs = || BUGS.iter().chain(&PERSISTENT_BUGS).chain(&SEQUENCE_BUGS).chain(&TF32_BUGS);
     let rows: Vec<String> = bugs().map(|bug| format!("| `{}` | {} | {} |", bug.file, bug.name, bug.found_by)).collect();
     assert_eq!(listed, rows);
+    let told = format!("{} bugs planted", rows.len());
+    assert!(include_str!("../README.md").contains(&told), "the README does not tell of {told}");
     bugs().for_each(|bug| assert_ne!(planted(bug), unit_of(bug.file)));
 }

@@ -1,14 +1,14 @@
 //! The kernels that run all time steps in one launch, in f32, on the emulator, which checks every access of theirs on the way:
 //! against the reference in f64, and against themselves with the work shared out in other ways.
 //!
-//! What runs is the kept PTX of some variants (`fused_lstm::cuda::kept_sequences`), so that no compiler is needed.
+//! What runs is the kept PTX of some variants (`fused_lstm::cuda::kept_variants`), so that no compiler is needed.
 
 mod support;
 
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
-use fused_lstm::cuda::{CudaEngine, kept, kept_sequences};
+use fused_lstm::cuda::{CudaEngine, kept, kept_variants};
 use fused_lstm::data::{Dataset, Split};
 use fused_lstm::engine::{Engine, Model, State, Trace};
 use fused_lstm::fixture::Fixture;
@@ -92,7 +92,7 @@ fn a_batch_at_ragged_sizes() {
 /// Rows, lanes, clusters, padding, places in shared memory and schedules.
 #[test]
 fn every_way_to_share_the_work_gives_the_same_bits() {
-    let variants: Vec<SequenceVariant> = kept_sequences::variants().filter(|variant| variant.units >= 20).collect();
+    let variants: Vec<SequenceVariant> = kept_variants::sequence().filter(|variant| variant.units >= 20).collect();
     assert!(variants.iter().any(|variant| variant.cluster > 2) && variants.iter().any(|variant| variant.rows == 4));
     for t in [1, 5] {
         let dims = Dims { t, i: 3, p: 7, h: 20, k: 4 };

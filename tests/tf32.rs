@@ -2,7 +2,7 @@
 //! theirs on the way: against the reference with the same operands rounded, closely, and against the plain one in f64, within the
 //! bounds of the class.
 //!
-//! What runs is the kept PTX of some variants (`fused_lstm::cuda::kept_tf32`), so that no compiler is needed.
+//! What runs is the kept PTX of some variants (`fused_lstm::cuda::kept_variants`), so that no compiler is needed.
 
 mod support;
 
@@ -10,7 +10,7 @@ use fused_lstm::cuda::device::Limits;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::tf32_variant::Tf32Variant;
-use fused_lstm::cuda::{CudaEngine, kept, kept_tf32};
+use fused_lstm::cuda::{CudaEngine, kept, kept_variants};
 use fused_lstm::data::{Dataset, Split, synthetic};
 use fused_lstm::engine::{Engine, Model, Trace};
 use fused_lstm::fixture::Fixture;
@@ -123,7 +123,7 @@ fn a_batch_at_ragged_sizes() {
 /// Clusters, groups, padding, places in shared memory and schedules.
 #[test]
 fn every_way_to_share_the_work_gives_the_same_bits() {
-    let variants: Vec<Tf32Variant> = kept_tf32::variants().filter(|variant| variant.units >= 20).collect();
+    let variants: Vec<Tf32Variant> = kept_variants::tf32().filter(|variant| variant.units >= 20).collect();
     assert!(variants.iter().any(|variant| variant.cluster > 2) && variants.iter().any(|variant| variant.groups == 2));
     for t in [1, 5] {
         let dims = Dims { t, i: 3, p: 7, h: 20, k: 4 };

@@ -1,8 +1,8 @@
 //! The emulator as a device: runs the kernels' PTX on the processor, and stops at the first bug that it finds in them.
 
 use super::device::{Arg, Device, Launch, Limits};
+use super::kept_variants;
 use super::specialized::Specialized;
-use super::{kept_sequences, kept_tf32, kept_variants};
 use crate::error::{Error, Result};
 use ptx_emulator::{Memory, Module, Options, Shape};
 use std::cell::{Cell, RefCell};
@@ -134,11 +134,9 @@ impl Device for Emulated {
     }
 
     fn load(&mut self, kernels: &Specialized) -> Result<()> {
-        let ptx = match (self.replaced.iter().find(|(of, _)| of == kernels), kernels) {
-            (Some((_, ptx)), _) => ptx.clone(),
-            (None, Specialized::Persistent(variant)) => kept_variants::ptx(variant)?,
-            (None, Specialized::Sequence(variant)) => kept_sequences::ptx(variant)?,
-            (None, Specialized::Tf32(variant)) => kept_tf32::ptx(variant)?,
+        let ptx = match self.replaced.iter().find(|(of, _)| of == kernels) {
+            Some((_, ptx)) => ptx.clone(),
+            None => kept_variants::ptx(kernels)?,
         };
         self.specialized.insert(kernels.name(), Module::parse(&ptx).map_err(failed)?);
         Ok(())

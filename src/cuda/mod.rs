@@ -48,10 +48,6 @@ pub mod gather;
 pub mod inference;
 pub mod kept;
 #[cfg(feature = "emulator")]
-pub mod kept_sequences;
-#[cfg(feature = "emulator")]
-pub mod kept_tf32;
-#[cfg(feature = "emulator")]
 pub mod kept_variants;
 pub mod kernels;
 pub mod layers;

@@ -449,7 +449,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told() {
         let of = |dims, limits: &Limits| reason(dims, 128, Precision::Bf16, limits);
-        assert!(of(Dims { h: 192, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
+        let wide = Dims { h: 192, ..TUTORIAL };
+        assert!(of(wide, &H100).ends_with("clusters of 4 blocks of 192 threads, weights in registers"));
+        // Too many sequences for clusters.
+        assert!(reason(wide, 1056, Precision::Bf16, &H100).ends_with("registers and shared memory"));
         assert!(of(Dims { h: 192, ..TUTORIAL }, &RTX4090).contains("192 hidden units, 28 inputs and 10 classes take"));
         assert!(of(Dims { i: 784, ..TUTORIAL }, &RTX4090).contains("784 inputs and 10 classes take"));
         assert!(of(Dims { i: 784, h: 16, ..TUTORIAL }, &H100).ends_with("registers and shared memory"));
