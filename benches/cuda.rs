@@ -12,6 +12,7 @@ use fused_lstm::cuda::device::{Buffer, Device};
 use fused_lstm::cuda::driver::Driver;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::gather::{DeviceSequences, Gather, gather};
+use fused_lstm::cuda::layers::{self, Pooled};
 use fused_lstm::cuda::linear::{self, Form, Product, column_sums, product, split_product, sum_parts};
 use fused_lstm::cuda::lstm::{BackwardStep, ForwardStep, backward_step, forward_step};
 use fused_lstm::cuda::profiled::Profiled;
@@ -20,6 +21,7 @@ use fused_lstm::cuda::{CudaEngine, kept, sources};
 use fused_lstm::data::{Sequences, Split, Values, synthetic};
 use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::init::{self, Init};
+use fused_lstm::model::Pool;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ const LAUNCHES: u64 = 100;
 const STEPS: usize = 64;
 
 /// What is launched, by name; most names are those of their kernels.
-const WORK: [&str; 17] = [
+const WORK: [&str; 21] = [
     "gather_bytes",
     "gather_floats",
     "product_nn, fold",
@@ -47,6 +49,10 @@ const WORK: [&str; 17] = [
     "column_sums",
     "lstm_forward_step",
     "lstm_backward_step",
+    "layer_inputs",
+    "layer_gradients",
+    "pool, mean",
+    "unpool, mean",
     "softmax_xent",
     "softmax",
     "batch_metrics",
@@ -179,6 +185,16 @@ impl<D: Device> Bed<D> {
             n: g,
             k: t * b,
         };
+        let of_layer = layers::Sizes { t, batch: b, hidden: h };
+        let pooled = |pooled| Pooled {
+            sizes: of_layer,
+            h: self.da.first((t + 1) * cells),
+            lengths: None,
+            pooled,
+            directions: 1,
+            reversed: false,
+            kind: Pool::Mean,
+        };
         match work {
             "gather_bytes" => self.gather(device, &self.bytes),
             "gather_floats" => self.gather(device, &self.floats),
@@ -237,6 +253,19 @@ impl<D: Device> Bed<D> {
                     ends: None,
                 };
                 backward_step(device, &step)
+            }
+            // Buffers of the gates are as large as four of states.
+            "layer_inputs" => {
+                let (states, x) = (self.da.first((t + 1) * cells), self.gates.first(t * (cells + b)));
+                layers::layer_inputs(device, of_layer, (states, None), None, (1, false), x)
+            }
+            "layer_gradients" => {
+                let (dx, dh) = (self.da.first(t * cells), self.gates.first(t * cells));
+                layers::layer_gradients(device, of_layer, (dx, None), None, (1, false), dh)
+            }
+            "pool, mean" => layers::pool(device, &pooled(self.h.all())),
+            "unpool, mean" => {
+                layers::unpool(device, &pooled(self.dc.all()), self.dc.all(), self.gates.first(t * cells))
             }
             "softmax_xent" => {
                 let scored = SoftmaxXent {

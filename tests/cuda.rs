@@ -27,7 +27,9 @@ use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
 use std::sync::LazyLock;
-use support::models::{RAGGED, check, dataset, dataset_of, larger, number, padded, sequences, start, start_of};
+use support::models::{
+    RAGGED, check, check_trace, dataset, dataset_of, larger, number, padded, sequences, start, start_of, worse,
+};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 mod bound {
@@ -130,7 +132,7 @@ fn engine<D: Device>(
 }
 
 fn a_batch_at_ragged_sizes<D: Device>(open: &dyn Fn() -> D) {
-    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    let mut worst = [0.0; 2];
     for [n, t, i, p, h, k] in RAGGED {
         let dims = Dims { t, i, p, h, k };
         let model = Model { forget_bias: 0.7, ..Model::new(dims) };
@@ -139,30 +141,19 @@ fn a_batch_at_ragged_sizes<D: Device>(open: &dyn Fn() -> D) {
         reference.set_state(&start(dims)).unwrap();
         let expected = reference.trace(&data.train).unwrap();
         let mut engine = engine(open(), model, Adam::default(), data.clone());
-        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
-        let name = |tensor: &str| format!("B {n} {dims:?} {tensor}");
-        let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-            worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
-        };
-        output("logits", &logits, &expected.logits);
-        output("h", &h_last, &expected.h_last);
-        output("c", &c_last, &expected.c_last);
-        output("loss", &loss, &expected.loss);
-        output("probabilities", &engine.predict(&data.train).unwrap(), &reference.predict(&data.train).unwrap());
-        let ranges = model.layout().ranges().into_vec();
-        for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges) {
-            let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-            let may_be_zero = t == 1 && *tensor == "w_h";
-            worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
-        }
-        worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+        let got = engine.trace(&data.train).unwrap();
+        let what = format!("B {n} {dims:?}");
+        worst =
+            worse(worst, check_trace(&what, &model, &data.train, &got, &expected, [bound::OUTPUT, bound::GRADIENT]));
+        let (got, expected) = (engine.predict(&data.train).unwrap(), reference.predict(&data.train).unwrap());
+        check(&format!("{what}: probabilities"), &got, &expected, bound::OUTPUT, false);
     }
-    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+    println!("worst errors: outputs {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
 /// Every option with every other, at ragged sizes, against the reference.
 fn larger_models<D: Device>(open: &dyn Fn() -> D) {
-    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    let mut worst = [0.0; 2];
     for (model, sequences) in larger() {
         let n = sequences.len();
         let data = dataset_of(sequences, model.dims.k);
@@ -172,15 +163,13 @@ fn larger_models<D: Device>(open: &dyn Fn() -> D) {
         let mut engine = CudaEngine::new(open(), model, Adam::default(), data.clone()).unwrap();
         poison(&mut engine, &data.train);
         engine.set_state(&start_of(&model)).unwrap();
-        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
-        let name = |tensor: &str| format!("B {n} {model:?} {tensor}");
+        let got = engine.trace(&data.train).unwrap();
+        let what = format!("B {n} {model:?}");
+        worst =
+            worse(worst, check_trace(&what, &model, &data.train, &got, &expected, [bound::OUTPUT, bound::GRADIENT]));
         let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-            worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
+            worst[0] = worst[0].max(check(&format!("{what}: {tensor}"), got, expected, bound::OUTPUT, false));
         };
-        output("logits", &logits, &expected.logits);
-        output("h", &h_last, &expected.h_last);
-        output("c", &c_last, &expected.c_last);
-        output("loss", &loss, &expected.loss);
         output("probabilities", &engine.predict(&data.train).unwrap(), &reference.predict(&data.train).unwrap());
         // All, and fewer than there is room for.
         for count in [n, n.div_ceil(2)] {
@@ -188,19 +177,8 @@ fn larger_models<D: Device>(open: &dyn Fn() -> D) {
             let got = engine.evaluate(DataSplit::Train, &rows).unwrap().loss;
             output("scores", &got, &reference.evaluate(DataSplit::Train, &rows).unwrap().loss);
         }
-        for (tensor, range) in model.layout().names().into_vec().iter().zip(model.layout().ranges().into_vec()) {
-            let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-            let may_be_zero = model.dims.t == 1 && tensor.starts_with("w_h");
-            worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, may_be_zero));
-        }
-        worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
-        for row in 0..n {
-            let padding = (row * model.dims.t + data.train.length(row)) * model.dims.i;
-            let padding = &dx[padding..(row + 1) * model.dims.sequence_len()];
-            assert!(padding.iter().all(|&d| d == 0.0), "{}", name("padding"));
-        }
     }
-    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+    println!("worst errors: outputs {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
 /// Trains, scores and predicts with parameters that are not numbers, so that all buffers hold such results.

@@ -12,7 +12,7 @@ use fused_lstm::precision::Precision;
 use fused_lstm::reference::{ReferenceEngine, Style};
 use fused_lstm::shape::Dims;
 use std::sync::Arc;
-use support::models::{RAGGED, check, dataset, dataset_of, larger, padded, start, start_of};
+use support::models::{RAGGED, check, check_trace, dataset, dataset_of, larger, padded, start, start_of, worse};
 
 /// Largest error of each tensor relative to its largest value, about 10 times the worst seen (in brackets).
 struct Bounds {
@@ -82,7 +82,7 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
         return println!("skipped: this processor has no AVX512-BF16");
     };
     let bounds = Bounds::of(precision);
-    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    let mut worst = [0.0; 2];
     for [n, t, i, p, h, k] in RAGGED {
         let dims = Dims { t, i, p, h, k };
         let model = Model { forget_bias: 0.7, ..Model::new(dims) };
@@ -93,27 +93,15 @@ fn batches_at_ragged_sizes(isas: &[Isa]) {
         for &isa in isas {
             let mut engine = cpu(model, Adam::default(), &data, 2, isa);
             poison(&mut engine, n.next_multiple_of(16));
-            let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
-            let name = |tensor: &str| format!("{} B {n} {dims:?} {tensor}", isa.name());
-            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-                worst_output = worst_output.max(check(&name(tensor), got, expected, bounds.output, false));
-            };
-            output("logits", &logits, &expected.logits);
-            output("h", &h_last, &expected.h_last);
-            output("c", &c_last, &expected.c_last);
-            output("loss", &loss, &expected.loss);
-            output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
-            let ranges = model.layout().ranges();
-            let zero_recurrence = t == 1;
-            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges.into_vec()) {
-                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-                let may_be_zero = zero_recurrence && *tensor == "w_h";
-                worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bounds.gradient, may_be_zero));
-            }
-            worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bounds.gradient, false));
+            let got = engine.trace(&data.train).unwrap();
+            let what = format!("{} B {n} {dims:?}", isa.name());
+            let both = [bounds.output, bounds.gradient];
+            worst = worse(worst, check_trace(&what, &model, &data.train, &got, &expected, both));
+            let got = engine.predict(&data.train).unwrap();
+            check(&format!("{what}: probabilities"), &got, &probabilities, bounds.output, false);
         }
     }
-    println!("{precision}, worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+    println!("{precision}, worst errors: outputs {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
 fn larger_cpu(model: Model, adam: Adam, data: &Arc<Dataset>, threads: usize, isa: Isa) -> CpuEngine {
@@ -125,7 +113,7 @@ fn larger_cpu(model: Model, adam: Adam, data: &Arc<Dataset>, threads: usize, isa
 #[test]
 fn larger_models() {
     let bounds = Bounds::of(Precision::F32);
-    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    let mut worst = [0.0; 2];
     for (model, sequences) in larger() {
         let n = sequences.len();
         let data = dataset_of(sequences, model.dims.k);
@@ -138,32 +126,17 @@ fn larger_models() {
         for isa in Isa::available() {
             let mut engine = larger_cpu(model, Adam::default(), &data, 2, isa);
             poison(&mut engine, n.next_multiple_of(16));
-            let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
-            let name = |tensor: &str| format!("{} B {n} {model:?} {tensor}", isa.name());
-            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-                worst_output = worst_output.max(check(&name(tensor), got, expected, bounds.output, false));
-            };
-            output("logits", &logits, &expected.logits);
-            output("h", &h_last, &expected.h_last);
-            output("c", &c_last, &expected.c_last);
-            output("loss", &loss, &expected.loss);
-            output("probabilities", &engine.predict(&data.train).unwrap(), &probabilities);
-            output("scores", &engine.evaluate(Split::Train, &rows).unwrap().loss, &scores);
-            let tensors = model.layout().names().into_vec().into_iter().zip(model.layout().ranges().into_vec());
-            for (tensor, range) in tensors {
-                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-                let may_be_zero = model.dims.t == 1 && tensor.starts_with("w_h");
-                worst_gradient = worst_gradient.max(check(&name(&tensor), got, expected, bounds.gradient, may_be_zero));
-            }
-            worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bounds.gradient, false));
-            for row in 0..n {
-                let padding = (row * model.dims.t + data.train.length(row)) * model.dims.i;
-                let padding = &dx[padding..(row + 1) * model.dims.sequence_len()];
-                assert!(padding.iter().all(|&d| d == 0.0), "{}", name("padding"));
-            }
+            let got = engine.trace(&data.train).unwrap();
+            let what = format!("{} B {n} {model:?}", isa.name());
+            let both = [bounds.output, bounds.gradient];
+            worst = worse(worst, check_trace(&what, &model, &data.train, &got, &expected, both));
+            let got = engine.predict(&data.train).unwrap();
+            check(&format!("{what}: probabilities"), &got, &probabilities, bounds.output, false);
+            let got = engine.evaluate(Split::Train, &rows).unwrap().loss;
+            check(&format!("{what}: scores"), &got, &scores, bounds.output, false);
         }
     }
-    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+    println!("worst errors: outputs {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
 #[test]

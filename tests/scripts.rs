@@ -1,5 +1,5 @@
 //! `scripts/compare_pytorch_gpu.py` as far as it goes without PyTorch: its flags, the order of its cells, its table. Needs
-//! python3; where there is none, the tests say that they are skipped.
+//! python3; where there is none, the tests say that they are skipped. And `scripts/release-archive`.
 
 use serde_json::{Value, json};
 use std::path::Path;
@@ -83,4 +83,60 @@ fn what_was_not_measured_is_named_under_its_reason() {
     let Some(table) = table(&[], &skipped) else { return };
     let lines: Vec<_> = table.iter().filter(|line| line[0].starts_with("Not measured")).map(|line| &line[0]).collect();
     assert_eq!(lines, ["Not measured, no time left: a, c", "Not measured, out of memory: b"]);
+}
+
+// ---- release-archive ----
+
+#[cfg(target_os = "linux")]
+mod release {
+    use super::*;
+    use std::fs;
+
+    fn archive(arguments: &[&Path]) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/release-archive");
+        Command::new("bash").arg(script).args(arguments).output().unwrap()
+    }
+
+    #[test]
+    fn an_archive_holds_the_program_and_all_that_belongs_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_fused-lstm"));
+        let output = archive(&[folder.path(), program]);
+        assert!(output.status.success(), "{output:?}");
+        let file = String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
+        let start = format!("{}/fused-lstm-{}-", folder.path().display(), env!("CARGO_PKG_VERSION"));
+        assert!(file.starts_with(&start) && file.ends_with(".tar.gz"), "{file}");
+        let unpacked = Command::new("tar").args(["-xzf", &file, "-C"]).arg(folder.path()).status().unwrap();
+        assert!(unpacked.success());
+        let root = Path::new(file.strip_suffix(".tar.gz").unwrap());
+
+        let told = |arguments: &[&str]| Command::new(root.join("fused-lstm")).args(arguments).output().unwrap().stdout;
+        assert_eq!(told(&["--version"]), format!("fused-lstm {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+            let completions = fs::read(root.join(format!("completions/fused-lstm.{shell}"))).unwrap();
+            assert!(completions == told(&["completions", shell]) && completions.len() > 1000, "{shell}");
+        }
+        for page in ["fused-lstm.1", "fused-lstm-train.1", "fused-lstm-data-info.1"] {
+            assert!(fs::read_to_string(root.join("man").join(page)).unwrap().contains(".TH "), "{page}");
+        }
+        for name in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "docs/interchange.md"] {
+            assert!(root.join(name).is_file(), "{name}");
+        }
+        // Made again it is the same, byte for byte.
+        let first = fs::read(&file).unwrap();
+        assert!(archive(&[folder.path(), program]).status.success());
+        assert!(fs::read(&file).unwrap() == first);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_and_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = archive(&[folder.path(), Path::new("no/such/program")]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains("no/such/program"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let output = archive(&[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("scripts/release-archive FOLDER [PROGRAM]"));
+    }
 }

@@ -10,7 +10,7 @@ use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
 use fused_lstm::cuda::{CudaEngine, kept, kept_variants};
 use fused_lstm::data::{Dataset, Split};
-use fused_lstm::engine::{Engine, Model, State, Trace};
+use fused_lstm::engine::{Engine, Model, State};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::optimizer::Adam;
 use fused_lstm::reference::ReferenceEngine;
@@ -18,7 +18,7 @@ use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
 use std::sync::Arc;
-use support::models::{check, dataset, start};
+use support::models::{check, check_trace, dataset, start, worse};
 use support::sequence::{Pass, pass};
 
 /// Largest error of each tensor relative to its largest value, as of the kernels of one step.
@@ -58,7 +58,7 @@ const SIZES: [[usize; 6]; 9] = [
 
 #[test]
 fn a_batch_at_ragged_sizes() {
-    let (mut worst_output, mut worst_gradient) = (0.0f64, 0.0f64);
+    let mut worst = [0.0; 2];
     for [n, t, i, p, h, k] in SIZES {
         let dims = Dims { t, i, p, h, k };
         let model = Model { forget_bias: 0.7, ..Model::new(dims) };
@@ -67,26 +67,16 @@ fn a_batch_at_ragged_sizes() {
         reference.set_state(&start(dims)).unwrap();
         let expected = reference.trace(&data.train).unwrap();
         let mut engine = engine(model, Adam::default(), data.clone(), 0);
-        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+        let got = engine.trace(&data.train).unwrap();
         let plan = engine.plan().unwrap();
         assert!(matches!(plan.family, Family::Sequence(_)), "{}", plan.reason);
-        let name = |tensor: &str| format!("B {n} {dims:?} {tensor}");
-        let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-            worst_output = worst_output.max(check(&name(tensor), got, expected, bound::OUTPUT, false));
-        };
-        output("logits", &logits, &expected.logits);
-        output("h", &h_last, &expected.h_last);
-        output("c", &c_last, &expected.c_last);
-        output("loss", &loss, &expected.loss);
-        output("probabilities", &engine.predict(&data.train).unwrap(), &reference.predict(&data.train).unwrap());
-        let ranges = model.layout().ranges().into_vec();
-        for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges) {
-            let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-            worst_gradient = worst_gradient.max(check(&name(tensor), got, expected, bound::GRADIENT, false));
-        }
-        worst_gradient = worst_gradient.max(check(&name("dx"), &dx, &expected.dx, bound::GRADIENT, false));
+        let what = format!("B {n} {dims:?}");
+        let bounds = [bound::OUTPUT, bound::GRADIENT];
+        worst = worse(worst, check_trace(&what, &model, &data.train, &got, &expected, bounds));
+        let (got, expected) = (engine.predict(&data.train).unwrap(), reference.predict(&data.train).unwrap());
+        check(&format!("{what}: probabilities"), &got, &expected, bound::OUTPUT, false);
     }
-    println!("worst errors: outputs {worst_output:.1e}, gradients {worst_gradient:.1e}");
+    println!("worst errors: outputs {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
 /// Rows, lanes, clusters, padding, places in shared memory and schedules.

@@ -12,7 +12,7 @@ use fused_lstm::cuda::plan::Family;
 use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::{CudaEngine, kept, kept_variants};
 use fused_lstm::data::{Dataset, Split, synthetic};
-use fused_lstm::engine::{Engine, Model, Trace};
+use fused_lstm::engine::{Engine, Model};
 use fused_lstm::fixture::Fixture;
 use fused_lstm::init::{self, Init};
 use fused_lstm::optimizer::Adam;
@@ -22,7 +22,7 @@ use fused_lstm::shape::Dims;
 use ptx_emulator::Options;
 use std::path::Path;
 use std::sync::Arc;
-use support::models::{check, dataset, start};
+use support::models::{check, check_trace, dataset, start, worse};
 use support::sequence::{Pass, pass};
 
 /// Largest error of each tensor relative to its largest value, against the reference with rounded operands: room for an h or a da
@@ -85,7 +85,7 @@ fn a_batch_at_ragged_sizes() {
         let model = Model { forget_bias: 0.7, ..Model::new(dims) };
         let data = dataset(dims, n);
         let mut engine = engine(model, Adam::default(), data.clone(), 0);
-        let Trace { logits, h_last, c_last, loss, gradient, dx } = engine.trace(&data.train).unwrap();
+        let got = engine.trace(&data.train).unwrap();
         let probabilities = engine.predict(&data.train).unwrap();
         let plan = engine.plan().unwrap();
         assert!(matches!(plan.family, Family::Tf32(_)), "{}", plan.reason);
@@ -96,23 +96,11 @@ fn a_batch_at_ragged_sizes() {
         ]) {
             let mut reference = reference(model, Adam::default(), data.clone(), precision);
             let expected = reference.trace(&data.train).unwrap();
-            let name = |tensor: &str| format!("B {n} {dims:?} against {precision}: {tensor}");
-            let mut output = |tensor: &str, got: &[f32], expected: &[f32]| {
-                worst[0] = worst[0].max(check(&name(tensor), got, expected, output_bound, false));
-            };
-            output("logits", &logits, &expected.logits);
-            output("h", &h_last, &expected.h_last);
-            output("c", &c_last, &expected.c_last);
-            output("loss", &loss, &expected.loss);
-            output("probabilities", &probabilities, &reference.predict(&data.train).unwrap());
-            let ranges = model.layout().ranges().into_vec();
-            for (tensor, range) in ["w_in", "b_in", "w_x", "w_h", "b", "w_out", "b_out"].iter().zip(ranges) {
-                // With one step there is no h before it.
-                let zero = t == 1 && *tensor == "w_h";
-                let (got, expected) = (&gradient[range.clone()], &expected.gradient[range]);
-                worst[1] = worst[1].max(check(&name(tensor), got, expected, gradient_bound, zero));
-            }
-            worst[1] = worst[1].max(check(&name("dx"), &dx, &expected.dx, gradient_bound, false));
+            let what = format!("B {n} {dims:?} against {precision}");
+            let bounds = [output_bound, gradient_bound];
+            *worst = worse(*worst, check_trace(&what, &model, &data.train, &got, &expected, bounds));
+            let expected = reference.predict(&data.train).unwrap();
+            check(&format!("{what}: probabilities"), &probabilities, &expected, output_bound, false);
         }
     }
     let [[output, gradient], [plain_output, plain_gradient]] = worst;

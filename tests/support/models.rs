@@ -2,7 +2,7 @@
 
 use fused_lstm::data::{Dataset, Sequences, Values};
 use fused_lstm::dropout::Dropout;
-use fused_lstm::engine::State;
+use fused_lstm::engine::{State, Trace};
 use fused_lstm::fixture::relative_max;
 use fused_lstm::init::{self, Init};
 use fused_lstm::model::{InputLayer, Model, Pool};
@@ -125,4 +125,45 @@ pub fn check(what: &str, got: &[f32], expected: &[f32], bound: f64, zero_allowed
         println!("{what}: error {error:.1e}");
     }
     error
+}
+
+/// Checks all that an engine tells of a batch, each tensor as [`check`] does; gives the worst errors of outputs and of gradients.
+/// The gradient by the padding of sequences with lengths must be zero.
+pub fn check_trace(
+    what: &str,
+    model: &Model,
+    sequences: &Sequences,
+    got: &Trace,
+    expected: &Trace,
+    bounds: [f64; 2],
+) -> [f64; 2] {
+    let [output_bound, gradient_bound] = bounds;
+    let (mut output, mut gradient) = (0.0f64, 0.0f64);
+    for (tensor, got, expected) in [
+        ("logits", &got.logits, &expected.logits),
+        ("h", &got.h_last, &expected.h_last),
+        ("c", &got.c_last, &expected.c_last),
+        ("loss", &got.loss, &expected.loss),
+    ] {
+        output = output.max(check(&format!("{what}: {tensor}"), got, expected, output_bound, false));
+    }
+    let layout = model.layout();
+    for (tensor, range) in layout.names().into_vec().iter().zip(layout.ranges().into_vec()) {
+        let (got, expected) = (&got.gradient[range.clone()], &expected.gradient[range]);
+        // With one step there is no h before it.
+        let zero = model.dims.t == 1 && tensor.starts_with("w_h");
+        gradient = gradient.max(check(&format!("{what}: {tensor}"), got, expected, gradient_bound, zero));
+    }
+    gradient = gradient.max(check(&format!("{what}: dx"), &got.dx, &expected.dx, gradient_bound, false));
+    let length = model.dims.sequence_len();
+    for (row, dx) in got.dx.chunks_exact(length).enumerate() {
+        let padding = &dx[sequences.length(row) * model.dims.i..];
+        assert!(padding.iter().all(|&d| d == 0.0), "{what}: padding of sequence {row}");
+    }
+    [output, gradient]
+}
+
+/// The larger ones of two pairs of errors.
+pub fn worse(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
+    [a[0].max(b[0]), a[1].max(b[1])]
 }
