@@ -10,6 +10,7 @@ use fused_lstm::cuda::device::Limits;
 use fused_lstm::cuda::emulated::Emulated;
 use fused_lstm::cuda::nvrtc::{Nvrtc, Target};
 use fused_lstm::cuda::sequence_variant::SequenceVariant;
+use fused_lstm::cuda::specialized::Specialized;
 use fused_lstm::cuda::tf32_variant::Tf32Variant;
 use fused_lstm::cuda::variant::{Division, Variant};
 use fused_lstm::cuda::{CudaEngine, kept, kept_variants, sources};
@@ -1276,19 +1277,24 @@ fn findings(ptx: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Plants each bug of a file and looks for it.
-fn check(file: &str) {
-    let Some(nvrtc) = nvrtc() else { return };
+/// Plants each bug, and fails if `findings` do not name what it should be found by.
+fn check_all<'a>(bugs: impl IntoIterator<Item = &'a Bug>, findings: impl Fn(&str) -> Result<(), String>) {
     let mut missed = Vec::new();
-    for bug in BUGS.iter().filter(|bug| bug.file == file) {
-        let found = findings(&ptx(&nvrtc, &planted(bug))).err();
+    for bug in bugs {
+        let found = findings(&planted(bug)).err();
         let text = found.as_deref().unwrap_or("nothing");
-        println!("{file}: {}: {text}", bug.name);
+        println!("{}: {}: {text}", bug.file, bug.name);
         if !text.contains(bug.found_by) {
             missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
         }
     }
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// Plants each bug of a file and looks for it.
+fn check(file: &str) {
+    let Some(nvrtc) = nvrtc() else { return };
+    check_all(BUGS.iter().filter(|bug| bug.file == file), |kernels| findings(&ptx(&nvrtc, kernels)));
 }
 
 #[test]
@@ -1454,16 +1460,7 @@ fn compare_side_by_side(
 /// Plants each bug of a file of the persistent kernels and looks for it.
 fn check_persistent(file: &str) {
     let Some(nvrtc) = nvrtc() else { return };
-    let mut missed = Vec::new();
-    for bug in PERSISTENT_BUGS.iter().filter(|bug| bug.file == file) {
-        let found = persistent_findings(&nvrtc, &planted(bug)).err();
-        let text = found.as_deref().unwrap_or("nothing");
-        println!("{file}: {}: {text}", bug.name);
-        if !text.contains(bug.found_by) {
-            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
-        }
-    }
-    assert!(missed.is_empty(), "{missed:#?}");
+    check_all(PERSISTENT_BUGS.iter().filter(|bug| bug.file == file), |kernels| persistent_findings(&nvrtc, kernels));
 }
 
 #[test]
@@ -1506,37 +1503,48 @@ fn bugs_in_persistent_weight_update_cu() {
 const SEQUENCE_CASES: [([usize; 6], [usize; 8]); 2] =
     [([5, 4, 3, 2, 20, 3], [32, 1, 2, 2, 4, 5, 3, 6]), ([3, 3, 2, 3, 30, 3], [32, 2, 4, 1, 2, 2, 0, 1])];
 
+/// What the checks find in a variant of the kernels that run all steps, of this PTX, held against `reference`: the bounds are for
+/// outputs and for the gradient.
+fn findings_of_all_steps(
+    (variant, ptx): (Specialized, &str),
+    (batch, dims): (usize, Dims),
+    reference: impl Fn(ReferenceEngine<f64>) -> ReferenceEngine<f64>,
+    [output, gradient]: [f64; 2],
+) -> Result<(), String> {
+    let told = |error: fused_lstm::Error| error.to_string();
+    let on = |seed| {
+        let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
+        device.replace(variant, ptx.to_owned());
+        pass(device, variant, dims, batch).map_err(told)
+    };
+    let got = on(0)?;
+    let (model, data) = (Model { forget_bias: FORGET_BIAS, ..Model::new(dims) }, dataset(dims, batch));
+    let mut reference = reference(ReferenceEngine::new(model, Adam::default(), data.clone()));
+    reference.set_state(&start(dims)).map_err(told)?;
+    let expected = reference.trace(&data.train).map_err(told)?;
+    compare("logits", &got.logits, &expected.logits, output)?;
+    compare("h", &got.h_last, &expected.h_last, output)?;
+    compare("c", &got.c_last, &expected.c_last, output)?;
+    compare("gradient", &got.gradient, &expected.gradient, gradient)?;
+    for (scored, expected) in got.scored.iter().zip([&expected.logits, &expected.h_last, &expected.c_last]) {
+        compare("scores", scored, expected, output)?;
+    }
+    if on(7)? != got {
+        return Err("another schedule gives other bits".into());
+    }
+    Ok(())
+}
+
 /// What the checks find in the sequence kernels of this text.
 fn sequence_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
-    for (sizes, shared_out) in SEQUENCE_CASES {
-        let [batch, t, i, p, h, k] = sizes;
+    for ([batch, t, i, p, h, k], shared_out) in SEQUENCE_CASES {
         let [units, cluster, lanes, rows, score_rows, forward_shared, backward_shared, score_shared] = shared_out;
         let variant =
             SequenceVariant { units, cluster, lanes, rows, score_rows, forward_shared, backward_shared, score_shared };
-        let dims = Dims { t, i, p, h, k };
-        let told = |error: fused_lstm::Error| error.to_string();
         let source = variant.source().replace(sources::SEQUENCE, kernels);
-        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(told)?;
-        let on = |seed| {
-            let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
-            device.replace(variant, ptx.clone());
-            pass(device, variant, dims, batch).map_err(told)
-        };
-        let got = on(0)?;
-        let (model, data) = (Model { forget_bias: FORGET_BIAS, ..Model::new(dims) }, dataset(dims, batch));
-        let mut reference = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
-        reference.set_state(&start(dims)).map_err(told)?;
-        let expected = reference.trace(&data.train).map_err(told)?;
-        compare("logits", &got.logits, &expected.logits, OUTPUT)?;
-        compare("h", &got.h_last, &expected.h_last, OUTPUT)?;
-        compare("c", &got.c_last, &expected.c_last, OUTPUT)?;
-        compare("gradient", &got.gradient, &expected.gradient, GRADIENT)?;
-        for (scored, expected) in got.scored.iter().zip([&expected.logits, &expected.h_last, &expected.c_last]) {
-            compare("scores", scored, expected, OUTPUT)?;
-        }
-        if on(7)? != got {
-            return Err("another schedule gives other bits".into());
-        }
+        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(|e| e.to_string())?;
+        let sizes = (batch, Dims { t, i, p, h, k });
+        findings_of_all_steps((variant.into(), &ptx), sizes, |plain| plain, [OUTPUT, GRADIENT])?;
     }
     Ok(())
 }
@@ -1550,16 +1558,7 @@ fn the_sequence_kernels_as_they_are_have_no_bug() {
 #[test]
 fn bugs_in_the_sequence_kernels() {
     let Some(nvrtc) = nvrtc() else { return };
-    let mut missed = Vec::new();
-    for bug in &SEQUENCE_BUGS {
-        let found = sequence_findings(&nvrtc, &planted(bug)).err();
-        let text = found.as_deref().unwrap_or("nothing");
-        println!("{}: {}: {text}", bug.file, bug.name);
-        if !text.contains(bug.found_by) {
-            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
-        }
-    }
-    assert!(missed.is_empty(), "{missed:#?}");
+    check_all(&SEQUENCE_BUGS, |kernels| sequence_findings(&nvrtc, kernels));
 }
 
 // ---- TF32 kernels ----
@@ -1573,31 +1572,10 @@ const TF32_CASES: [([usize; 6], [usize; 5]); 2] =
 fn tf32_findings(nvrtc: &Nvrtc, kernels: &str) -> Result<(), String> {
     for ([batch, t, i, p, h, k], [units, cluster, groups, forward_shared, backward_shared]) in TF32_CASES {
         let variant = Tf32Variant { units, cluster, groups, forward_shared, backward_shared };
-        let dims = Dims { t, i, p, h, k };
-        let told = |error: fused_lstm::Error| error.to_string();
         let source = variant.source().replace(sources::TF32, kernels);
-        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(told)?;
-        let on = |seed| {
-            let mut device = Emulated::new(kept::ptx(), Options { seed, ..Options::default() }).map_err(told)?;
-            device.replace(variant, ptx.clone());
-            pass(device, variant, dims, batch).map_err(told)
-        };
-        let got = on(0)?;
-        let (model, data) = (Model { forget_bias: FORGET_BIAS, ..Model::new(dims) }, dataset(dims, batch));
-        let plain = ReferenceEngine::<f64>::new(model, Adam::default(), data.clone());
-        let mut reference = plain.rounding_to_tf32();
-        reference.set_state(&start(dims)).map_err(told)?;
-        let expected = reference.trace(&data.train).map_err(told)?;
-        compare("logits", &got.logits, &expected.logits, TF32_OUTPUT)?;
-        compare("h", &got.h_last, &expected.h_last, TF32_OUTPUT)?;
-        compare("c", &got.c_last, &expected.c_last, TF32_OUTPUT)?;
-        compare("gradient", &got.gradient, &expected.gradient, TF32_GRADIENT)?;
-        for (scored, expected) in got.scored.iter().zip([&expected.logits, &expected.h_last, &expected.c_last]) {
-            compare("scores", scored, expected, TF32_OUTPUT)?;
-        }
-        if on(7)? != got {
-            return Err("another schedule gives other bits".into());
-        }
+        let ptx = kept_variants::make_one(nvrtc, &variant.into(), &source).map_err(|e| e.to_string())?;
+        let (sizes, bounds) = ((batch, Dims { t, i, p, h, k }), [TF32_OUTPUT, TF32_GRADIENT]);
+        findings_of_all_steps((variant.into(), &ptx), sizes, ReferenceEngine::rounding_to_tf32, bounds)?;
     }
     Ok(())
 }
@@ -1611,16 +1589,7 @@ fn the_tf32_kernels_as_they_are_have_no_bug() {
 #[test]
 fn bugs_in_the_tf32_kernels() {
     let Some(nvrtc) = nvrtc() else { return };
-    let mut missed = Vec::new();
-    for bug in &TF32_BUGS {
-        let found = tf32_findings(&nvrtc, &planted(bug)).err();
-        let text = found.as_deref().unwrap_or("nothing");
-        println!("{}: {}: {text}", bug.file, bug.name);
-        if !text.contains(bug.found_by) {
-            missed.push(format!("{}: expected {:?}, found {text}", bug.name, bug.found_by));
-        }
-    }
-    assert!(missed.is_empty(), "{missed:#?}");
+    check_all(&TF32_BUGS, |kernels| tf32_findings(&nvrtc, kernels));
 }
 
 /// Every bug stands at one place of the kernels, and in the list that tells by what it is found. Needs no compiler.
