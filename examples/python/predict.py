@@ -41,7 +41,7 @@ class Model:
     """A trained model. `steps`, `inputs` and `classes` are its sizes, `class_names` the classes' names."""
 
     def __init__(self, library, folder, threads=0):
-        self.library = library
+        self.functions = library
         self.handle = library.fused_lstm_load(folder.encode(), threads)
         self.check(self.handle)
         sizes = Sizes()
@@ -51,11 +51,11 @@ class Model:
 
     def __del__(self):
         if getattr(self, "handle", None):
-            self.library.fused_lstm_free(self.handle)
+            self.functions.fused_lstm_free(self.handle)
 
     def check(self, worked):
         if not worked:
-            raise ValueError(self.library.fused_lstm_last_error().decode())
+            raise ValueError(self.functions.fused_lstm_last_error().decode())
 
     def predict(self, x, lengths=None):
         """Probabilities [N,K] of sequences x [N,T,I], of which each has only its first lengths[n] steps."""
@@ -68,7 +68,7 @@ class Model:
                 raise ValueError(f"there are {lengths.shape} lengths for {len(x)} sequences")
         probabilities = np.empty((len(x), self.classes), np.float32)
         where = None if lengths is None else lengths.ctypes.data
-        done = self.library.fused_lstm_predict(self.handle, x.ctypes.data, where, len(x), probabilities.ctypes.data)
+        done = self.functions.fused_lstm_predict(self.handle, x.ctypes.data, where, len(x), probabilities.ctypes.data)
         self.check(done == 0)
         return probabilities
 
@@ -78,12 +78,12 @@ class Streams:
 
     def __init__(self, model, count=1):
         self.model, self.count = model, count
-        self.handle = model.library.fused_lstm_streams_new(model.handle, count)
+        self.handle = model.functions.fused_lstm_streams_new(model.handle, count)
         model.check(self.handle)
 
     def __del__(self):
         if getattr(self, "handle", None):
-            self.model.library.fused_lstm_streams_free(self.handle)
+            self.model.functions.fused_lstm_streams_free(self.handle)
 
     def push(self, x):
         """The next step x [count,I] of each; gives the probabilities [count,K] after it."""
@@ -91,13 +91,13 @@ class Streams:
         if x.shape != (self.count, self.model.inputs):
             raise ValueError(f"x is {x.shape}, not [{self.count}, {self.model.inputs}]")
         probabilities = np.empty((self.count, self.model.classes), np.float32)
-        done = self.model.library.fused_lstm_streams_push(self.handle, x.ctypes.data, probabilities.ctypes.data)
+        done = self.model.functions.fused_lstm_streams_push(self.handle, x.ctypes.data, probabilities.ctypes.data)
         self.model.check(done == 0)
         return probabilities
 
     def reset(self, stream):
         """Begins another sequence in one of them."""
-        self.model.check(self.model.library.fused_lstm_streams_reset(self.handle, stream) == 0)
+        self.model.check(self.model.functions.fused_lstm_streams_reset(self.handle, stream) == 0)
 
 
 def main(library, folder, file):
